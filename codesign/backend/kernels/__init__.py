@@ -1,0 +1,1 @@
+"""Schedule templates for TVM, one kind of kernel a file."""

@@ -1,0 +1,94 @@
+"""What a cost model is."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from codesign.hardware.profile import HardwareProfile
+from codesign.ir.annotations import Provenance
+from codesign.plan.facts import GraphFacts, NodeFacts, packed_weight_bytes
+from codesign.plan.plan import Cost, Plan
+from codesign.quantization.scheme import BitWidths
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """What one run of one node costs at one pair of widths.
+
+    Attributes:
+        latency_s: Seconds.
+        energy_j: Joules.
+        bound: What limits the latency: `compute`, the name of a memory level, or `dispatch`.
+    """
+
+    latency_s: float
+    energy_j: float
+    bound: str
+
+
+class CostModel(Protocol):
+    """Prices nodes on one device; pure and deterministic."""
+
+    @property
+    def profile(self) -> HardwareProfile:
+        """The device."""
+
+    @property
+    def provenance(self) -> Provenance:
+        """What its numbers are: `estimated`, `simulated` or `calibrated`."""
+
+    def price_node(self, node: NodeFacts, bits: BitWidths) -> NodeCost:
+        """Prices one node.
+
+        Args:
+            node: The node; nodes without a weight are priced at the activations' width.
+            bits: Widths of its weight and activations.
+
+        Returns:
+            Its cost.
+
+        Raises:
+            InputError: The device has no rate for these widths.
+        """
+
+
+DEFAULT_BITS = BitWidths(8, 8)
+"""Widths at which nodes without a weight are priced."""
+
+
+def price(model: CostModel, facts: GraphFacts, plan: Plan) -> Cost:
+    """Prices a whole plan: latency and energy add up over nodes, which run one after the other.
+
+    Args:
+        model: Prices nodes.
+        facts: The network.
+        plan: Widths of its nodes.
+
+    Returns:
+        The cost.
+    """
+    bits_of = plan.bits_of
+    latency_s, energy_j, weight_bytes, bops = 0.0, 0.0, 0, 0.0
+    peak = 0
+    for node in facts.nodes:
+        bits = bits_of.get(node.name, DEFAULT_BITS)
+        cost = model.price_node(node, bits)
+        latency_s += cost.latency_s
+        energy_j += cost.energy_j
+        peak = max(peak, live_bytes(node, bits))
+        if node.weight_elements:
+            weight_bytes += packed_weight_bytes(node, bits)
+            bops += float(node.macs) * bits.weight * bits.activation
+    return Cost(latency_s, energy_j, peak, weight_bytes, bops)
+
+
+def live_bytes(node: NodeFacts, bits: BitWidths) -> int:
+    """Bytes of activations alive while a node runs.
+
+    Args:
+        node: The node.
+        bits: Its widths; all activations of a network have the same width.
+
+    Returns:
+        Bytes, rounded up.
+    """
+    return -(-node.live_elements * bits.activation // 8)

@@ -1,0 +1,1 @@
+"""Curvature of a loss in the weights of layers: torch maths that knows no graph."""

@@ -1,0 +1,1 @@
+"""What a device is (profiles) and how it is reached (targets)."""

@@ -1,0 +1,1 @@
+"""What a decision must know (facts) and what was decided (plan)."""

@@ -1,0 +1,99 @@
+"""What a decision must know about a network, as immutable values without the graph."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from codesign.quantization.scheme import BitWidths
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """Loop bounds of a convolution; a dense layer is a 1x1 convolution on a 1x1 image.
+
+    Attributes:
+        batch: Samples, or rows of a matrix product.
+        input_channels: Over all groups.
+        output_channels: Over all groups.
+        kernel: Height and width.
+        stride: Vertical and horizontal.
+        output_size: Height and width.
+        input_size: Height and width without padding.
+        groups: Number of groups.
+    """
+
+    batch: int
+    input_channels: int
+    output_channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    output_size: tuple[int, int]
+    input_size: tuple[int, int]
+    groups: int
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """What is known of one node.
+
+    Attributes:
+        name: Node name.
+        op_type: ONNX operator.
+        macs: Multiply-accumulates for one run.
+        weight_elements: Elements of its constant weight; 0 without one.
+        output_channels: Output channels of the weight (each has a scale and a bias); 0 without a weight.
+        input_elements: Elements of its operands that are not constant.
+        output_elements: Elements of its results.
+        live_elements: Activation elements alive while it runs: operands, results and what later nodes still need.
+        geometry: Loop bounds, for nodes with a weight.
+        loss_increase_nats: By widths, for nodes with a weight.
+        consumers: Names of the nodes that read its results.
+    """
+
+    name: str
+    op_type: str
+    macs: int
+    weight_elements: int
+    output_channels: int
+    input_elements: int
+    output_elements: int
+    live_elements: int
+    geometry: ConvGeometry | None
+    loss_increase_nats: Mapping[BitWidths, float]
+    consumers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """What is known of a network.
+
+    Attributes:
+        nodes: In the order in which they run.
+        digest: Names the graph that the facts belong to.
+    """
+
+    nodes: tuple[NodeFacts, ...]
+    digest: str
+
+    @property
+    def weighted(self) -> tuple[NodeFacts, ...]:
+        """Nodes for which widths are chosen."""
+        return tuple(node for node in self.nodes if node.weight_elements)
+
+    @property
+    def by_name(self) -> Mapping[str, NodeFacts]:
+        """Nodes by name."""
+        return MappingProxyType({node.name: node for node in self.nodes})
+
+
+def packed_weight_bytes(node: NodeFacts, bits: BitWidths) -> int:
+    """Bytes of a node's weight packed at its width, with one float32 scale and one int32 bias per output channel.
+
+    Args:
+        node: A node with a weight.
+        bits: Its widths.
+
+    Returns:
+        Bytes, the packed weight rounded up to a whole byte.
+    """
+    return -(-node.weight_elements * bits.weight // 8) + 8 * node.output_channels

@@ -1,0 +1,1 @@
+"""Uniform quantisers, activation ranges, and writing a choice of bit widths as QDQ nodes."""

@@ -1,0 +1,1 @@
+"""The HTML page and the JSON file that a run ends with."""

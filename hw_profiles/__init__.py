@@ -1,0 +1,1 @@
+"""Hardware profiles: what a device is, every number with its source."""
