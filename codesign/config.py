@@ -56,7 +56,7 @@ def validate(kind: type[ModelT], values: Mapping[str, object], source: str) -> M
         InputError: A key is unknown or missing, or a value has the wrong type or range; all are listed.
     """
     try:
-        return kind.model_validate(dict(values))
+        return kind.model_validate(_immutable(values))
     except ValidationError as error:
         lines = [_explain(kind, item, source) for item in error.errors()]
         raise InputError("\n".join(lines)) from None
@@ -73,6 +73,15 @@ def load(kind: type[ModelT], path: Path) -> ModelT:
         The validated model.
     """
     return validate(kind, read_toml(path), str(path))
+
+
+def _immutable(value: object) -> object:
+    """TOML arrays as tuples, which the immutable models hold."""
+    if isinstance(value, list):
+        return tuple(_immutable(item) for item in value)
+    if isinstance(value, Mapping):
+        return {str(key): _immutable(item) for key, item in value.items()}
+    return value
 
 
 def _explain(kind: type[BaseModel], item: Mapping[str, object], source: str) -> str:

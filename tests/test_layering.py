@@ -14,7 +14,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"pass_manager"}),
     frozenset({"passes", "search", "backend", "training", "testing"}),
     frozenset({"report"}),
-    frozenset({"run_file"}),
+    frozenset({"run_file", "run_folder", "console"}),
     frozenset({"flow"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

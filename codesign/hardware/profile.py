@@ -2,15 +2,21 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from codesign.config import StrictModel
 from codesign.errors import InputError
-from codesign.quantization.scheme import BitWidths
+from codesign.quantization.scheme import ACTIVATION_BITS, WEIGHT_BITS, BitWidths
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(gt=0)]
 Source = Annotated[str, Field(min_length=3)]
+Dataflow = Literal["output-stationary", "weight-stationary"]
+"""What stays in a processing element while it works: partial sums of outputs, or weights."""
+ARRAY_LEVELS = 3
+"""An array has a register file, a global buffer and DRAM."""
 
 
 class ComputeRate(StrictModel):
@@ -19,15 +25,25 @@ class ComputeRate(StrictModel):
     Attributes:
         weight_bits: Width of the weight; 32 for floating point.
         activation_bits: Width of the activation; 32 for floating point.
-        macs_per_s: Peak of the whole device.
+        macs_per_s: Peak of the described device, all of its threads together.
         energy_j_per_mac: Joules for one multiply-accumulate.
-        source: Where both numbers come from.
+        efficiency: Share of the peak that the inner loops of real kernels reach.
+        unpack_s_per_weight: Seconds to turn one packed weight into an operand, once in a run.
+        epilogue_s_per_output: Seconds for bias, activation function and requantisation of one output element.
+        output_channel_multiple: Output channels computed side by side; fewer waste the rest.
+        input_channel_multiple: Input channels consumed by one instruction; fewer waste the rest.
+        source: Where the numbers come from.
     """
 
-    weight_bits: int
-    activation_bits: int
+    weight_bits: Count
+    activation_bits: Count
     macs_per_s: Positive
     energy_j_per_mac: NotNegative
+    efficiency: Fraction = 1.0
+    unpack_s_per_weight: NotNegative = 0.0
+    epilogue_s_per_output: NotNegative = 0.0
+    output_channel_multiple: Count = 1
+    input_channel_multiple: Count = 1
     source: Source
 
 
@@ -35,7 +51,7 @@ class MemoryLevel(StrictModel):
     """One level of the memory hierarchy, nearest to the compute first.
 
     Attributes:
-        name: Such as `register-file`, `global-buffer`, `dram`.
+        name: Such as `register-file`, `global-buffer`, `l2`, `dram`.
         capacity_bytes: Size.
         bandwidth_bytes_per_s: Sustained.
         energy_j_per_byte: Joules for one byte read or written.
@@ -57,15 +73,17 @@ class PeArray(StrictModel):
         columns: Columns of processing elements.
         clock_hz: Cycles in a second.
         filters_per_element: Output channels that one element accumulates at once (output-stationary).
+        accumulator_bits: Width of a partial sum.
         dataflows: Which dataflows each layer may choose from.
         source: Where the numbers come from.
     """
 
-    rows: Annotated[int, Field(gt=0)]
-    columns: Annotated[int, Field(gt=0)]
+    rows: Count
+    columns: Count
     clock_hz: Positive
-    filters_per_element: Annotated[int, Field(gt=0)]
-    dataflows: tuple[Literal["output-stationary", "weight-stationary"], ...]
+    filters_per_element: Count
+    accumulator_bits: Count
+    dataflows: tuple[Dataflow, ...] = Field(min_length=1)
     source: Source
 
 
@@ -77,32 +95,63 @@ class HardwareProfile(StrictModel):
         description: One line.
         model: Which cost model prices it: `roofline` (processors) or `squeezelerator` (arrays).
         source: Where the description as a whole comes from.
+        threads: Threads that the rates are for.
         compute: Rates; a pair of widths without a row is an error, never a guess.
-        memories: Levels, nearest to the compute first; the last one holds everything.
+        memories: Levels, nearest to the compute first; the last one holds everything. An array has exactly three:
+            register file, global buffer, DRAM.
         array: The array of processing elements, for models of arrays.
         idle_power_w: Power drawn whatever it does.
         dispatch_s: Fixed time of starting one node.
         relative_error: Known relative error of predictions against the device or the reference, None if unknown.
-        unverified: Keys whose source was recalled and not checked.
+        unverified: Keys whose value was recalled, inferred or assumed, and not checked against the device.
     """
 
     name: str
     description: str
     model: Literal["roofline", "squeezelerator"]
     source: Source
+    threads: Count = 1
     compute: tuple[ComputeRate, ...] = Field(min_length=1)
     memories: tuple[MemoryLevel, ...] = Field(min_length=1)
-    array: PeArray | None = None
+    array: PeArray | None = Field(default=None, validate_default=True)
     idle_power_w: NotNegative = 0.0
     dispatch_s: NotNegative = 0.0
     relative_error: NotNegative | None = None
     unverified: tuple[str, ...] = ()
 
-    @model_validator(mode="after")
-    def _array_where_needed(self) -> "HardwareProfile":
-        if (self.array is None) != (self.model != "squeezelerator"):
-            raise ValueError("key 'array' is needed by model 'squeezelerator' and by no other")
-        return self
+    @field_validator("compute")
+    @classmethod
+    def _one_row_for_a_pair(cls, rows: tuple[ComputeRate, ...]) -> tuple[ComputeRate, ...]:
+        pairs = [(row.weight_bits, row.activation_bits) for row in rows]
+        twice = sorted({f"{w}x{a}" for w, a in pairs if pairs.count((w, a)) > 1})
+        if twice:
+            raise ValueError(f"widths {', '.join(twice)} have more than one row")
+        return rows
+
+    @field_validator("memories")
+    @classmethod
+    def _levels_fit_the_model(cls, levels: tuple[MemoryLevel, ...], info: ValidationInfo) -> tuple[MemoryLevel, ...]:
+        names = [level.name for level in levels]
+        if len(set(names)) < len(names):
+            raise ValueError("two levels have the same name")
+        if info.data.get("model") == "squeezelerator" and len(levels) != ARRAY_LEVELS:
+            raise ValueError("an array has exactly three levels: register file, global buffer, DRAM")
+        return levels
+
+    @field_validator("array")
+    @classmethod
+    def _array_where_needed(cls, array: PeArray | None, info: ValidationInfo) -> PeArray | None:
+        model = info.data.get("model")
+        if model is not None and (array is None) != (model != "squeezelerator"):
+            raise ValueError("is needed by model 'squeezelerator' and by no other")
+        return array
+
+    @property
+    def bit_widths(self) -> tuple[BitWidths, ...]:
+        """Pairs of widths that both a plan can choose and the device has a rate for, narrowest first."""
+        chosen = [row for row in self.compute if row.weight_bits in WEIGHT_BITS]
+        chosen = [row for row in chosen if row.activation_bits in ACTIVATION_BITS]
+        return tuple(sorted(BitWidths(row.weight_bits, row.activation_bits) for row in chosen))
 
     def rate(self, weight_bits: int, activation_bits: int) -> ComputeRate:
         """The row for one pair of widths.

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from codesign.config import StrictModel
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Budget(StrictModel):

@@ -106,3 +106,19 @@ def annotations_of(node: ir.Node) -> tuple[Annotation, ...]:
         The facts in the order of their keys.
     """
     return tuple(v for k, v in sorted(node.meta.items()) if isinstance(v, Annotation) and node.meta.is_valid(k))
+
+
+def is_stored_fact(key: str, text: str) -> bool:
+    """Whether an entry of `metadata_props` is the stored form of a fact, known or not.
+
+    Facts are JSON objects. Other entries with the prefix, such as `codesign.weight-bits`, are decisions: part of the
+    graph, never stale.
+
+    Args:
+        key: Key of the entry.
+        text: Its value.
+
+    Returns:
+        True for a fact.
+    """
+    return key.startswith(METADATA_PREFIX) and text.startswith("{")

@@ -154,15 +154,30 @@ class ActivationRange(Annotation):
 
     Attributes:
         inputs: `(low, high)` of each operand in order, None for constants and absent operands.
-        outputs: `(low, high)` of each result in order.
+        outputs: `(low, high)` of each result in order, None for integers.
         rule: How the range was chosen.
         samples: Calibration samples seen.
     """
 
     key: ClassVar[str] = "activation-range"
     inputs: tuple[tuple[float, float] | None, ...]
-    outputs: tuple[tuple[float, float], ...]
+    outputs: tuple[tuple[float, float] | None, ...]
     rule: Literal["min-max", "percentile", "mse"]
+    samples: int
+
+
+class InputMean(_OnWeightedNodes):
+    """Mean of the operand that each element of a weight multiplies, over samples and positions, padding included.
+
+    Attributes:
+        shape: Shape of the weight with its output channels reduced to one per group.
+        values: The means in row-major order.
+        samples: Calibration samples seen.
+    """
+
+    key: ClassVar[str] = "input-mean"
+    shape: tuple[int, ...]
+    values: tuple[float, ...]
     samples: int
 
 
@@ -202,6 +217,7 @@ ANNOTATION_KINDS: tuple[type[Annotation], ...] = (
     KlSensitivity,
     Sensitivity,
     ActivationRange,
+    InputMean,
     CostEstimate,
 )
 """Kinds that are written to and read from files."""

@@ -32,7 +32,7 @@ class Program:
         """Shape of the one input, batch of one included."""
         shape = self.graph.graph.inputs[0].shape
         assert shape is not None
-        return tuple(int(size) for size in shape)
+        return shape.numpy()
 
     @property
     def weighted_nodes(self) -> tuple[ir.Node, ...]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from codesign.ir.annotation import Annotation
 from codesign.ir.program import Program
+from codesign.pass_manager.options import option_text
 from codesign.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -67,17 +68,13 @@ class Pass(abc.ABC):
         """
 
     def __str__(self) -> str:
-        shown = [(f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self)]
-        options = ",".join(f"{name.replace('_', '-')}={_option(v)}" for name, v, default in shown if v != default)
+        shown = (field for field in dataclasses.fields(self) if getattr(self, field.name) != _default(field))
+        options = ",".join(f"{f.name.replace('_', '-')}={option_text(getattr(self, f.name))}" for f in shown)
         return f"{self.name}{{{options}}}" if options else self.name
 
 
-def _option(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return "+".join(_option(item) for item in value)
-    return str(value)
+def _default(field: "dataclasses.Field[object]") -> object:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 class AnalysisPass(Pass):

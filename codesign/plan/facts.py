@@ -20,6 +20,7 @@ class ConvGeometry:
         output_size: Height and width.
         input_size: Height and width without padding.
         groups: Number of groups.
+        dilation: Distance between taps, vertical and horizontal.
     """
 
     batch: int
@@ -30,6 +31,7 @@ class ConvGeometry:
     output_size: tuple[int, int]
     input_size: tuple[int, int]
     groups: int
+    dilation: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,10 @@ class NodeFacts:
         input_elements: Elements of its operands that are not constant.
         output_elements: Elements of its results.
         live_elements: Activation elements alive while it runs: operands, results and what later nodes still need.
-        geometry: Loop bounds, for nodes with a weight.
-        loss_increase_nats: By widths, for nodes with a weight.
+        geometry: Loop bounds, for nodes that multiply matrices or convolve.
+        loss_increase_nats: By widths, for nodes with a weight; empty where it was not estimated.
         consumers: Names of the nodes that read its results.
+        fused_into: Name of the node whose kernel computes this one on the way out; None where it runs by itself.
     """
 
     name: str
@@ -61,6 +64,7 @@ class NodeFacts:
     geometry: ConvGeometry | None
     loss_increase_nats: Mapping[BitWidths, float]
     consumers: tuple[str, ...]
+    fused_into: str | None = None
 
 
 @dataclass(frozen=True)

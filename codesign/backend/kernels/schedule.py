@@ -1,0 +1,166 @@
+"""The one schedule of all convolution kernels: outputs of a tile are summed in registers, then finished at once."""
+
+from dataclasses import dataclass
+
+from tvm import te, tirx
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+from codesign.backend.kernels.geometry import (
+    MINIMUM_PARALLEL_MACS,
+    ConvolutionShape,
+    choose_tile,
+    row_chunks,
+)
+from codesign.backend.kernels.instruction_set import InstructionSet
+from codesign.backend.kernels.packing import LANES
+from codesign.backend.kernels.vnni import DOT_16X4
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Which stages a kernel has besides the sum and the output.
+
+    Attributes:
+        padded: A stage copies the input with its padding.
+        unpacked: Neighbouring weights that one shift and mask of a plane yields, in a stage that expands weights below
+            8 bits; 0 for no such stage.
+        tensorized: The sum's innermost 16 x 4 products are one VNNI instruction.
+    """
+
+    padded: bool
+    unpacked: int = 0
+    tensorized: bool = False
+
+
+def padded_input(x: te.Tensor, shape: ConvolutionShape, fill: tirx.Expr) -> te.Tensor:
+    """The stage that copies the input `[1, H, W, C]` with its padding.
+
+    Args:
+        x: Placeholder of the input.
+        shape: The convolution.
+        fill: Value of the padding.
+
+    Returns:
+        The stage, or `x` itself if nothing is padded.
+    """
+    if not shape.is_padded:
+        return x
+    top, left = shape.pads[0], shape.pads[1]
+
+    def value(n: tirx.Expr, h: tirx.Expr, w: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
+        inside = te.all(h >= top, h < shape.height + top, w >= left, w < shape.width + left)
+        return te.if_then_else(inside, x[n, h - top, w - left, c], fill)
+
+    return te.compute((1, shape.padded_height, shape.padded_width, shape.in_channels), value, "padded")
+
+
+def input_channel(shape: ConvolutionShape, out_channel: tirx.Expr, offset: tirx.Expr) -> tirx.Expr:
+    """Index of the `offset`-th input channel of the group that an output channel belongs to.
+
+    Args:
+        shape: The convolution.
+        out_channel: Output channel.
+        offset: Channel inside the group.
+
+    Returns:
+        Input channel; for padding channels of the output, some channel that exists.
+    """
+    if shape.groups == 1:
+        return offset
+    if shape.group_in == shape.group_out == 1:
+        return out_channel
+    if shape.group_out % LANES == 0:
+        return out_channel // LANES // (shape.group_out // LANES) * shape.group_in + offset
+    return te.min(out_channel // shape.group_out * shape.group_in + offset, shape.in_channels - 1)
+
+
+def schedule_convolution(
+    function: tirx.PrimFunc, shape: ConvolutionShape, stages: Stages, isa: InstructionSet, threads: int
+) -> tirx.PrimFunc:
+    """Schedules stages named `padded`, `unpacked`, `accumulated` and `out`.
+
+    Loops: chunk of rows | block of channels | row | tile of columns; inside, the sum over kernel and input channels
+    surrounds an unrolled tile, 16 channels being one vector. Padding is copied inside a chunk, weights are unpacked
+    inside a block of channels, so that one parallel launch does all.
+
+    Args:
+        function: Written with te.
+        shape: The convolution.
+        stages: Which stages there are.
+        isa: The processor.
+        threads: Threads to schedule for.
+
+    Returns:
+        The scheduled function.
+    """
+    tile = choose_tile(shape, isa.registers)
+    chunks = row_chunks(shape, tile, threads)
+    s = Schedule(function)
+    out, total = s.get_sblock("out"), s.get_sblock("accumulated")
+    n, row, column, channel = s.get_loops(out)
+    column, column_in = s.split(column, [None, tile.columns])
+    block, block_in, lane = s.split(channel, [None, tile.blocks, LANES])
+    if shape.out_height > 1:
+        chunk, row = s.split(row, [chunks, None])
+    else:
+        chunk, column = s.split(column, [chunks, None])
+    s.reorder(n, chunk, block, row, column, column_in, block_in, lane)
+    s.compute_at(total, column, preserve_unit_loops=True)
+    s.set_scope(total, 0, "local")
+    if stages.padded:
+        s.compute_at(s.get_sblock("padded"), chunk, preserve_unit_loops=True)
+        vectorize_copy(s, "padded")
+    if stages.unpacked:
+        _schedule_unpacking(s, block, stages.unpacked)
+    _schedule_sum(s, total, tile.blocks, stages.tensorized)
+    s.vectorize(lane)
+    s.unroll(column_in)
+    s.unroll(block_in)
+    if chunks > 1:
+        s.parallel(chunk)
+    elif threads > 1 and shape.blocks // tile.blocks > 1 and shape.macs >= MINIMUM_PARALLEL_MACS:
+        s.parallel(block)
+    return s.mod["main"]
+
+
+def vectorize_copy(s: Schedule, name: str) -> None:
+    """Vectorises the innermost loop of a copying stage by the widest vector that divides it.
+
+    Args:
+        s: Schedule.
+        name: Name of the stage.
+    """
+    innermost = s.get_loops(s.get_sblock(name))[-1]
+    extent = int(s.get(innermost).extent)
+    width = next(v for v in (64, 32, 16, 8, 4, 2, 1) if extent % v == 0)
+    if width > 1:
+        s.vectorize(s.split(innermost, [None, width])[1])
+
+
+def _schedule_unpacking(s: Schedule, block: LoopRV, neighbours: int) -> None:
+    unpacked = s.get_sblock("unpacked")
+    s.compute_at(unpacked, block, preserve_unit_loops=True)
+    digit, lanes = s.split(s.fuse(*s.get_loops(unpacked)[-2:]), [None, neighbours])
+    s.unroll(digit)
+    s.vectorize(lanes)
+
+
+def _schedule_sum(s: Schedule, total: SBlockRV, blocks: int, tensorized: bool) -> None:
+    loops = s.get_loops(total)[5:]
+    reduction = loops[4:]
+    lane_block, lane = s.split(loops[3], [blocks, LANES])
+    tile = [*loops[:3], lane_block]
+    inner = [reduction.pop()] if tensorized else []
+    s.reorder(*reduction, *tile, lane, *inner)
+    for loop in tile:
+        s.unroll(loop)
+    if not tensorized:
+        s.vectorize(lane)
+    initial = s.decompose_reduction(total, reduction[0])
+    if tensorized:
+        initial_loops = s.get_loops(initial)
+        s.vectorize(initial_loops[-1])
+        for loop in initial_loops[-5:-1]:
+            s.unroll(loop)
+        s.tensorize(lane, DOT_16X4)

@@ -1,0 +1,66 @@
+"""Facts of a network, collected from its annotated graph."""
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from codesign.ir.annotation import find, read
+from codesign.ir.annotations import Sensitivity, Work, is_weighted
+from codesign.ir.program import Program, name_of
+from codesign.ir.serialization import graph_digest
+from codesign.plan.facts import GraphFacts, NodeFacts
+from codesign.plan.geometry import geometry_of
+from codesign.plan.liveness import fusion_roots, live_elements
+from codesign.quantization.scheme import BitWidths
+
+
+def facts_of(program: Program) -> GraphFacts:
+    """What a decision must know about a network; the only step that reads the graph.
+
+    Args:
+        program: A lowered network whose nodes carry `Work`, and `Sensitivity` where a search needs the loss.
+
+    Returns:
+        The facts, nodes in the order in which they run.
+
+    Raises:
+        PassError: A node carries no `Work`.
+        InputError: A shape is not static, or a convolution has more than two spatial dimensions.
+    """
+    graph = program.graph.graph
+    root_of = fusion_roots(graph)
+    alive = live_elements(graph, root_of)
+    nodes = (_node_facts(node, live, root_of) for node, live in zip(graph, alive, strict=True))
+    return GraphFacts(tuple(nodes), graph_digest(program.graph))
+
+
+def _node_facts(node: ir.Node, live: int, root_of: Mapping[str, str]) -> NodeFacts:
+    work = read(node, Work)
+    geometry = geometry_of(node)
+    weighted = is_weighted(node)
+    name = name_of(node)
+    return NodeFacts(
+        name=name,
+        op_type=node.op_type,
+        macs=work.macs,
+        weight_elements=work.weight_elements if weighted else 0,
+        output_channels=geometry.output_channels if weighted and geometry is not None else 0,
+        input_elements=work.input_elements,
+        output_elements=work.output_elements,
+        live_elements=live,
+        geometry=geometry,
+        loss_increase_nats=_loss_increase(node),
+        consumers=tuple(name_of(reader) for reader in _readers(node)),
+        fused_into=root_of.get(name),
+    )
+
+
+def _loss_increase(node: ir.Node) -> Mapping[BitWidths, float]:
+    table = find(node, Sensitivity)
+    rows = () if table is None else table.by_bits
+    return {BitWidths(row.weight_bits, row.activation_bits): row.loss_increase_nats for row in rows}
+
+
+def _readers(node: ir.Node) -> tuple[ir.Node, ...]:
+    readers = (reader for value in node.outputs for reader in value.consumers())
+    return tuple(dict.fromkeys(readers))

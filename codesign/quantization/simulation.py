@@ -1,0 +1,154 @@
+"""Runs a network in torch with the values that its integers would stand for."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codesign.ir.annotation import find, read
+from codesign.ir.annotations import ActivationRange, InputMean, is_weighted
+from codesign.ir.onnx_to_torch import TorchGraph
+from codesign.ir.program import name_of
+from codesign.quantization.layer import QuantizedLayer, quantize_layer
+from codesign.quantization.quantizer import ACTIVATION_LEVELS, ActivationScale, activation_scale
+from codesign.quantization.regions import quantized_values
+from codesign.quantization.scheme import BitWidths
+
+BATCH = 64
+
+
+def activation_scales(model: ir.Model) -> dict[str, ActivationScale]:
+    """Scale and zero point of every activation that is held in integers.
+
+    Args:
+        model: A graph whose nodes carry activation ranges.
+
+    Returns:
+        By value name.
+    """
+    ranges: dict[str, tuple[float, float]] = {}
+    for node in model.graph:
+        seen = read(node, ActivationRange)
+        for value, span in zip(node.inputs, seen.inputs, strict=True):
+            if value is not None and span is not None:
+                ranges.setdefault(str(value.name), span)
+        for value, span in zip(node.outputs, seen.outputs, strict=True):
+            if span is not None:
+                ranges[str(value.name)] = span
+    owners = quantized_values(model).scale_owner
+    return {name: activation_scale(*ranges[owner]) for name, owner in owners.items()}
+
+
+class QuantizedLayers:
+    """Layers of a network in integers, computed once for each width.
+
+    The bias is corrected where nodes carry mean operands and `bias_correction` is on.
+    """
+
+    def __init__(self, model: ir.Model, bias_correction: bool = True) -> None:
+        self.scales = activation_scales(model)
+        self.nodes = {name_of(node): node for node in model.graph if is_weighted(node)}
+        self._bias_correction = bias_correction
+        self._layers: dict[tuple[str, int], QuantizedLayer] = {}
+
+    def layer(self, name: str, weight_bits: int) -> QuantizedLayer:
+        """One layer at one width.
+
+        Args:
+            name: Node name.
+            weight_bits: Width of its weight.
+
+        Returns:
+            Its integers.
+        """
+        if (name, weight_bits) not in self._layers:
+            node = self.nodes[name]
+            assert node.inputs[0] is not None
+            mean = find(node, InputMean) if self._bias_correction else None
+            scale = self.scales[str(node.inputs[0].name)]
+            self._layers[name, weight_bits] = quantize_layer(node, weight_bits, scale, mean)
+        return self._layers[name, weight_bits]
+
+
+class SimulatedNetwork:
+    """A network that can be run with any choice of widths.
+
+    Values are those of the integer network up to the order of float32 additions: weights and biases are on their
+    grids and activations are rounded and saturated wherever the integer network holds them in 8 bits.
+    """
+
+    def __init__(self, model: ir.Model, bias_correction: bool = True) -> None:
+        self.graph = TorchGraph(model)
+        self.layers = QuantizedLayers(model, bias_correction)
+        self._input_name = str(model.graph.inputs[0].name)
+        self._scales = self.layers.scales
+
+    def constants(self, name: str, weight_bits: int) -> dict[str, Tensor]:
+        """Constants that stand in for those of one node when it is quantised.
+
+        Args:
+            name: Node name.
+            weight_bits: Width of its weight.
+
+        Returns:
+            By value name.
+        """
+        node = self.layers.nodes[name]
+        layer = self.layers.layer(name, weight_bits)
+        found = {str(node.inputs[1].name): torch.from_numpy(layer.weight.dequantized())}  # type: ignore[union-attr]  # weighted nodes have a weight
+        bias = layer.dequantized_bias()
+        if bias is not None and len(node.inputs) > 2 and node.inputs[2] is not None:
+            found[str(node.inputs[2].name)] = torch.from_numpy(bias)
+        return found
+
+    def logits(
+        self, images: NDArray[np.float32], bits: Mapping[str, BitWidths] | None, quantize_activations: bool = True
+    ) -> NDArray[np.float32]:
+        """Runs images through the network.
+
+        Args:
+            images: `[N, ...]`.
+            bits: Widths by node name; nodes that are left out, or all with None, keep their float weights.
+            quantize_activations: Whether activations are rounded to 8 bits.
+
+        Returns:
+            Logits `[N, ...]`.
+        """
+        constants: dict[str, Tensor] = {}
+        for name, widths in (bits or {}).items():
+            constants.update(self.constants(name, widths.weight))
+        hook = self._round_outputs if quantize_activations else None
+        found = []
+        with torch.no_grad():
+            for start in range(0, len(images), BATCH):
+                x = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH]))
+                if quantize_activations and self._input_name in self._scales:
+                    x = fake_quantize(x, self._scales[self._input_name])
+                found.append(self.graph.run(x, constants=constants, on_node=hook).numpy())
+        return np.concatenate(found)
+
+    def _round_outputs(
+        self, node: ir.Node, _: tuple[Tensor | None, ...], outputs: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        names = [str(value.name) for value in node.outputs]
+        return tuple(
+            fake_quantize(result, self._scales[name]) if name in self._scales else result
+            for name, result in zip(names, outputs, strict=True)
+        )
+
+
+def fake_quantize(x: Tensor, to: ActivationScale) -> Tensor:
+    """Rounds to the grid of an unsigned 8-bit activation, half to even, and saturates.
+
+    Args:
+        x: Any shape.
+        to: Scale and zero point.
+
+    Returns:
+        The values on the grid, same shape.
+    """
+    steps = torch.round(x / to.scale).clamp_(-to.zero_point, ACTIVATION_LEVELS - to.zero_point)
+    return steps.mul_(to.scale)
