@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from codesign.report.contents import TEST, Candidate, Latency, RunReport
+from codesign.report.contents import TEST, Candidate, Latency, RunReport, latency_columns
 from codesign.report.quantities import joules, nats, percent, seconds, size
 
 _QUIET_SECONDS = 1.0
@@ -98,6 +98,7 @@ def report_table(report: RunReport) -> Table:
     baseline = report.baseline.measured
     assert baseline is not None
     others = [name for name in baseline.accuracy if name != TEST]
+    columns = latency_columns(report)
     by_model = next((c.predicted.cost_provenance for c in report.candidates if c.predicted), "estimated")
     table = Table(title=f"{report.run} on {report.target}", caption=_caption(report), caption_justify="left")
     table.add_column("plan")
@@ -107,7 +108,7 @@ def report_table(report: RunReport) -> Table:
         *(f"{name}\nmeasured" for name in others),
         "loss + nats\nmeasured",
         "loss + nats\nestimated",
-        *(f"{x.compiler}\n{x.provenance}" for x in baseline.latencies),
+        *(f"{x.compiler}\n{x.provenance}" for x in columns),
         f"latency\n{by_model}",
         f"energy\n{by_model}",
         "weights\nexact",
@@ -115,7 +116,7 @@ def report_table(report: RunReport) -> Table:
         table.add_column(name, justify="right")
     for candidate in report.candidates:
         style = "bold" if candidate is report.chosen else ""
-        table.add_row(*_cells(candidate, report.chosen, others, baseline.latencies), style=style)
+        table.add_row(*_cells(candidate, report.chosen, others, columns), style=style)
     return table
 
 
@@ -147,6 +148,6 @@ def _caption(report: RunReport) -> str:
     parts = ["★ chosen, ◆ on the Pareto front of accuracy, latency and weights."]
     spread = baseline.accuracy[TEST].standard_error
     parts.append(f"Standard error of an accuracy: about {100 * spread:.1f} points.")
-    latency = baseline.latencies[0]
-    parts.append(f"Latency: median of {latency.samples} samples, {latency.threads} thread(s), batch 1.")
+    for latency in latency_columns(report)[:1]:
+        parts.append(f"Latency: median of {latency.samples} samples, {latency.threads} thread(s), batch 1.")
     return " ".join(parts)

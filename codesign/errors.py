@@ -42,6 +42,19 @@ class MeasurementError(CodesignError):
     """A candidate crashed, ran past its limit or returned nonsense while it was measured."""
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, short enough for a sentence.
+
+    Args:
+        error: Any exception.
+
+    Returns:
+        The first line of its message without the full stop, or its type where it has none.
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".;: ") if lines else type(error).__name__
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """The phrase `; did you mean 'x'?` with the known name nearest to a mistyped one, or the list of all known names.
 

@@ -63,6 +63,8 @@ class QuantizationSection(StrictModel):
         percentile: Share, in percent, that rule `percentile` keeps.
         bias_correction: Whether biases are corrected for the mean error of quantised weights.
         sensitivity: Which estimate of the loss increase the search reads.
+        sensitivity_samples: Calibration samples for sensitivity `kl`.
+        hessian_samples: Calibration samples for Hessian traces; 0 leaves them out.
         ties: Groups of node names that must have the same widths.
     """
 
@@ -72,6 +74,8 @@ class QuantizationSection(StrictModel):
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     bias_correction: bool = True
     sensitivity: Literal["kl", "hessian"] = "kl"
+    sensitivity_samples: Count = 256
+    hessian_samples: Annotated[int, Field(ge=0)] = 64
     ties: tuple[tuple[str, ...], ...] = ()
 
     @model_validator(mode="after")
@@ -81,6 +85,8 @@ class QuantizationSection(StrictModel):
             raise ValueError(f"weight_bits {unknown} are not supported; choose from {list(WEIGHT_BITS)}")
         if len(set(self.weight_bits)) != len(self.weight_bits):
             raise ValueError("weight_bits names a width twice")
+        if self.sensitivity == "hessian" and self.hessian_samples == 0:
+            raise ValueError("sensitivity 'hessian' needs hessian_samples above 0")
         if self.activation_bits not in ACTIVATION_BITS:
             raise ValueError(f"activation_bits {self.activation_bits} is not supported; choose from {ACTIVATION_BITS}")
         return self

@@ -1,7 +1,7 @@
 """The folder of one run: finished steps are remembered by the digest of what went into them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from codesign.errors import CodesignError, InputError
@@ -47,20 +47,19 @@ class RunFolder:
         intact = all(self._digest(self.path / file) == digest for file, digest in outputs.items())
         return "done" if intact else "corrupt"
 
-    def step(self, name: str, key: str, outputs: Sequence[str], compute: Callable[[], None]) -> bool:
+    def step(self, name: str, key: str, compute: Callable[[], Iterable[Path]]) -> bool:
         """Does a step unless its result is there.
 
         Args:
             name: The step; may contain `/`.
             key: Digest of everything that its result depends on.
-            outputs: Files, relative to the folder, that `compute` writes.
-            compute: Does the work; each file it writes appears whole or not at all.
+            compute: Does the work and returns the files that it wrote, each of which appeared whole or not at all.
 
         Returns:
             Whether the work was done now.
 
         Raises:
-            CodesignError: `compute` did not write a file that it promised.
+            CodesignError: `compute` did not write a file that it named.
         """
         state = self.state(name, key)
         if state == "done":
@@ -68,19 +67,19 @@ class RunFolder:
         if state == "corrupt":
             self._progress.note(f"{self.path / name}: the stored result is damaged; it is computed again")
         self._record_path(name).unlink(missing_ok=True)
-        compute()
-        digests = {file: self._digest(self.path / file) for file in outputs}
+        digests = {str(path.relative_to(self.path)): self._digest(path) for path in compute()}
         missing = [file for file, digest in digests.items() if digest is None]
         if missing:
             raise CodesignError(f"step {name!r} did not write {missing}; free some space and repeat the command")
         write_json(self._record_path(name), {"key": key, "outputs": digests})
         return True
 
-    def read_json(self, file: str) -> dict[str, object]:
+    @staticmethod
+    def read_json(path: Path) -> dict[str, object]:
         """Reads a result.
 
         Args:
-            file: Path relative to the folder.
+            path: The file.
 
         Returns:
             Its top-level object.
@@ -89,11 +88,11 @@ class RunFolder:
             InputError: The file is missing or is not a JSON object.
         """
         try:
-            value = json.loads((self.path / file).read_text(encoding="utf-8"))
+            value = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.path / file}: cannot be read ({error}); repeat `codesign run`") from None
+            raise InputError(f"{path}: cannot be read ({error}); repeat `codesign run`") from None
         if not isinstance(value, dict):
-            raise InputError(f"{self.path / file}: is not a JSON object; delete it and repeat `codesign run`")
+            raise InputError(f"{path}: is not a JSON object; delete it and repeat `codesign run`")
         return value
 
     def _record_path(self, name: str) -> Path:

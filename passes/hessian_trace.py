@@ -23,7 +23,7 @@ from codesign.curvature.tapped_network import (
     as_pair,
     check_samples_apart,
 )
-from codesign.errors import InputError, PassError
+from codesign.errors import InputError
 from codesign.ir.annotation import annotate
 from codesign.ir.annotations import HessianTrace
 from codesign.ir.attributes import Attributes
@@ -71,7 +71,8 @@ class HessianTracePass(AnalysisPass):
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise InputError(f"pass {self.name}: samples is {self.samples}, allowed are 1 or more; try 256")
-        self._packing(), self._probing()  # refuse options out of range now
+        self._packing()  # both refuse options out of range
+        self._probing()
 
     def _packing(self) -> PackingOptions:
         return PackingOptions(drop=self.drop, top_eigenvalue=self.top_eigenvalue)
@@ -87,6 +88,8 @@ class HessianTracePass(AnalysisPass):
             program: The network; with `weights_of=module` it must come from a torch module.
             context: Must hold calibration data, with labels if some block is not Gauss-Newton.
         """
+        if not program.weighted_nodes:
+            return
         images = self._images(program, context.calibration)
         source = self._source(program)
         obstacles = {node: source.obstacle(node) for node in program.weighted_nodes}
@@ -133,19 +136,20 @@ class HessianTracePass(AnalysisPass):
             return _Source(graph, {name_of(n): name_of(n) for n in nodes}, graph.weight_of)
         if program.module is None:
             raise InputError(
-                f"pass {self.name}: weights-of=module needs a torch module, but the network came as ONNX; use weights-of=folded"
+                f"pass {self.name}: weights-of=module needs the torch module, but there is none that takes "
+                f"batches; use weights-of=folded"
             )
-        missing = [name_of(node) for node in nodes if name_of(node) not in program.parameter_of]
+        module = ModuleNetwork(program.module, DTYPES[self.dtype])
+        parameters = {name_of(node): program.parameter_of.get(name_of(node), "") for node in nodes}
+        weight_of = {node: module.canonical_name(parameter) for node, parameter in parameters.items()}
+        missing = [node for node, weight in weight_of.items() if weight is None]
         if missing:
             raise InputError(
                 f"pass {self.name}: weights-of=module, but the weights of {', '.join(missing)} are no parameters of "
                 f"the module; use weights-of=folded"
             )
-        weight_of = {name_of(node): program.parameter_of[name_of(node)] for node in nodes}
-        layer_of = {
-            node: "" if weight == "weight" else weight.removesuffix(".weight") for node, weight in weight_of.items()
-        }
-        return _Source(ModuleNetwork(program.module, DTYPES[self.dtype]), layer_of, weight_of)
+        layer_of = {node: _owner(parameter) for node, parameter in parameters.items()}
+        return _Source(module, layer_of, {node: weight for node, weight in weight_of.items() if weight is not None})
 
     def _packed(
         self, source: "_Source", images: Tensor, layers: list[str], context: PassContext
@@ -169,14 +173,19 @@ class HessianTracePass(AnalysisPass):
         if labels is None:
             node = next(iter(weight_of))
             raise InputError(
-                f"pass {self.name}: node {node.name!r}: {obstacles[node] or 'its module cannot be watched'}, so that its "
-                f"Hessian depends on labels, and the calibration data has none; give labelled data"
+                f"pass {self.name}: node {node.name!r}: {obstacles[node] or 'its gradients cannot be tapped'}; "
+                f"its Hessian depends on labels, and the calibration data has none: give labelled data"
             )
         weights = {name: source.network.weights[name] for name in weight_of.values()}
         wanted = torch.from_numpy(np.ascontiguousarray(labels[: self.samples]))
         return hutchinson_traces(
             source.network.with_weights, weights, images, wanted, self._probing(), context.seed, context.progress
         )
+
+
+def _owner(parameter: str) -> str:
+    """Path of the layer whose `weight` a parameter is; a name that no layer has for other parameters."""
+    return "" if parameter == "weight" else parameter.removesuffix(".weight")
 
 
 @dataclass(frozen=True)

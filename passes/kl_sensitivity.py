@@ -61,7 +61,9 @@ class KlSensitivityPass(AnalysisPass):
                 reference = network.graph.run(x).double().log_softmax(-1)
                 for snapshot in network.graph.prefixes(x):
                     for bits in self.bits:
-                        logits = network.graph.resume(snapshot, network.constants(snapshot.node, bits))
+                        constants = network.constants(snapshot.node, bits)
+                        hook = network.hook({snapshot.node: bits}, quantize_activations=False)
+                        logits = network.graph.resume(snapshot, constants, hook)
                         found[snapshot.node, bits].append(divergence(reference, logits))
         for node in program.weighted_nodes:
             entries = [_summary(bits, torch.cat(found[name_of(node), bits])) for bits in self.bits]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs among the dependencies
 from numpy.typing import NDArray
 
 from codesign.backend.operations import Quantization, Tensor
@@ -53,12 +53,14 @@ class OnnxGraph:
     @property
     def input_name(self) -> str:
         """Name of the one input."""
-        return next(i.name for i in self.model.graph.input if i.name not in self.constants)
+        names: list[str] = [i.name for i in self.model.graph.input]
+        return next(name for name in names if name not in self.constants)
 
     @property
     def output_name(self) -> str:
         """Name of the one output."""
-        return str(self.model.graph.output[0].name)
+        name: str = self.model.graph.output[0].name
+        return name
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Static shape of a tensor.
@@ -122,7 +124,7 @@ class OnnxGraph:
         zero = self.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros_like(scale)
         if scale.ndim == 1 and values.ndim > 0:
             spread = [1] * values.ndim
-            spread[int(attribute(node, "axis", 1)) % values.ndim] = -1
+            spread[int(str(attribute(node, "axis", 1))) % values.ndim] = -1
             scale, zero = scale.reshape(spread), zero.reshape(spread)
         return (values.astype(np.float32) - zero.astype(np.float32)) * scale
 

@@ -255,9 +255,7 @@ def pools_image(node: onnx.NodeProto, graph: OnnxGraph) -> bool:
     return sorted(axes) == [2, 3]
 
 
-def pooling_layer(
-    node: onnx.NodeProto, graph: OnnxGraph
-) -> tuple[Literal["max", "average"], SpatialWindow, bool]:
+def pooling_layer(node: onnx.NodeProto, graph: OnnxGraph) -> tuple[Literal["max", "average"], SpatialWindow, bool]:
     """Reads a pooling node.
 
     Args:

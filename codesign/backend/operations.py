@@ -1,6 +1,6 @@
 """What a compiler executes: operations in order, with quantisation, bias and activation already merged into them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -232,7 +232,7 @@ class Conversion:
     name: str
     x: Tensor
     output: Tensor
-    clamp: Clamp = Clamp()
+    clamp: Clamp = field(default_factory=Clamp)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,9 +27,18 @@ from codesign.backend.operations import (
     Tensor,
 )
 
-MOVES_ELEMENTS = frozenset(
-    {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Slice", "Gather", "Split", "Expand"}
-)
+MOVES_ELEMENTS = frozenset({
+    "Reshape",
+    "Flatten",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Identity",
+    "Slice",
+    "Gather",
+    "Split",
+    "Expand",
+})
 """Operators whose results are elements of their input, so that they work on uint8 as it is."""
 POOLING = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"})
 
@@ -51,6 +60,15 @@ class Network:
     problems: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Chain:
+    """Activations and a quantisation after a node: what they do, their result, and the tensors on the way."""
+
+    clamp: Clamp
+    output: Tensor
+    passed: tuple[str, ...]
+
+
 @dataclass
 class _Fusion:
     graph: OnnxGraph
@@ -58,21 +76,27 @@ class _Fusion:
     merged: set[str] = field(default_factory=set)
     floats: set[str] = field(default_factory=set)
 
-    def follow(self, name: str) -> tuple[Clamp, Tensor]:
+    def chain(self, name: str) -> "_Chain":
         """Walks from a node's result over activations to a quantisation, as long as nobody else reads in between."""
-        clamp = Clamp()
+        clamp, passed = Clamp(), []
         while (reader := self.graph.sole_reader(name)) is not None:
             bound = onnx_layers.clamp_of(reader, self.graph)
             if bound is None:
                 break
             clamp = _combined(clamp, bound)
             name = reader.output[0]
-            self.merged.add(name)
+            passed.append(name)
         reader = self.graph.sole_reader(name)
-        if reader is not None and reader.op_type == "QuantizeLinear":
-            self.merged.add(reader.output[0])
-            return clamp, Tensor(reader.output[0], self.graph.shape(name), self.graph.quantization(reader))
-        return clamp, self.graph.activation(name)
+        if reader is None or reader.op_type != "QuantizeLinear":
+            return _Chain(clamp, self.graph.activation(name), tuple(passed))
+        result = Tensor(reader.output[0], self.graph.shape(name), self.graph.quantization(reader))
+        return _Chain(clamp, result, (*passed, result.name))
+
+    def follow(self, name: str) -> tuple[Clamp, Tensor]:
+        """Walks as `chain` does and merges what it passes."""
+        chain = self.chain(name)
+        self.merged.update(chain.passed)
+        return chain.clamp, chain.output
 
     def in_float(self, name: str) -> Tensor:
         """The float32 tensor of a name, dequantised first if it is not there yet."""
@@ -151,13 +175,12 @@ def _translate(fusion: _Fusion, node: onnx.NodeProto) -> None:
         pass
     elif node.op_type in POOLING and onnx_layers.pools_image(node, graph):
         _pool(fusion, node)
-    elif node.op_type == "Concat" and _concatenate(fusion, node):
-        pass
-    elif node.op_type in {"Slice", "Pad"} and _crop(fusion, node):
-        pass
-    elif node.op_type in {"Relu", "Clip"} and _rescale(fusion, node):
-        pass
-    elif node.op_type in MOVES_ELEMENTS and _move(fusion, node):
+    elif (
+        (node.op_type == "Concat" and _concatenate(fusion, node))
+        or (node.op_type in {"Slice", "Pad"} and _crop(fusion, node))
+        or (node.op_type in {"Relu", "Clip"} and _rescale(fusion, node))
+        or (node.op_type in MOVES_ELEMENTS and _move(fusion, node))
+    ):
         pass
     else:
         _generic(fusion, node)
@@ -206,12 +229,10 @@ def _add(fusion: _Fusion, node: onnx.NodeProto) -> bool:
     pair = [graph.quantized(name) for name in node.input]
     if pair[0] is None or pair[1] is None:
         return _merge_float_addition(fusion, node)
+    if fusion.chain(node.output[0]).output.quantization is None:
+        return False
     clamp, output = fusion.follow(node.output[0])
     a, b = pair[0], pair[1]
-    if output.quantization is None:
-        fusion.merged -= {output.name}
-        _generic(fusion, node)
-        return True
     candidate = _last_convolution(fusion, [t for t in (a, b) if a.name != b.name and graph.uses(t.name) == 1])
     if candidate is None:
         fusion.operations.append(Addition(node.name, a, b, output, clamp))
@@ -257,14 +278,12 @@ def _pool(fusion: _Fusion, node: onnx.NodeProto) -> None:
     graph = fusion.graph
     kind, window, count_padding = onnx_layers.pooling_layer(node, graph)
     quantized = graph.quantized(node.input[0])
-    _, end = fusion.follow(node.output[0])
+    end = fusion.chain(node.output[0]).output
     integer = quantized is not None and end.quantization is not None
     if kind == "max" and integer and quantized is not None and end.quantization != quantized.quantization:
         integer = False
     x = quantized if integer and quantized is not None else fusion.in_float(node.input[0])
-    fusion.store(
-        lambda output, clamp: Pooling(node.name, x, output, kind, window, count_padding, clamp), node, integer
-    )
+    fusion.store(lambda output, clamp: Pooling(node.name, x, output, kind, window, count_padding, clamp), node, integer)
 
 
 def _concatenate(fusion: _Fusion, node: onnx.NodeProto) -> bool:
@@ -330,13 +349,11 @@ def _crop(fusion: _Fusion, node: onnx.NodeProto) -> bool:
 def _rescale(fusion: _Fusion, node: onnx.NodeProto) -> bool:
     source = fusion.graph.quantized(node.input[0])
     bound = onnx_layers.clamp_of(node, fusion.graph)
-    reader = fusion.graph.sole_reader(node.output[0])
-    if source is None or bound is None or reader is None:
+    if source is None or bound is None:
+        return False
+    if fusion.chain(node.output[0]).output.quantization is None:
         return False
     clamp, output = fusion.follow(node.output[0])
-    if output.quantization is None:
-        fusion.merged.discard(output.name)
-        return False
     fusion.operations.append(Conversion(node.name, source, output, _combined(bound, clamp)))
     return True
 

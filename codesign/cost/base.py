@@ -17,7 +17,8 @@ class NodeCost:
     Attributes:
         latency_s: Seconds.
         energy_j: Joules.
-        bound: What limits the latency: `compute`, the name of a memory level, or `dispatch`.
+        bound: What limits the latency: `compute`, the name of a memory level, `dispatch`, or `free` for nodes that cost
+            nothing, such as a reshape.
     """
 
     latency_s: float

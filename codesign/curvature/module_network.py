@@ -24,7 +24,8 @@ class ModuleNetwork:
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
-        training = [name or "(itself)" for name, part in module.named_modules() if part.training]
+        parts = [] if isinstance(module, torch.fx.GraphModule) else module.named_modules()  # an exported graph is fixed
+        training = [name or "(itself)" for name, part in parts if part.training]
         if training:
             raise InputError(f"module: {training[0]} is in train mode; call eval() before curvature is estimated")
         self._module = copy.deepcopy(module).to(dtype).requires_grad_(False)
@@ -38,8 +39,20 @@ class ModuleNetwork:
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """All parameters by name, in the type that the copy computes in."""
+        """All parameters by name, in the type that the copy computes in; one of several names for a shared one."""
         return dict(self._module.named_parameters())
+
+    def canonical_name(self, parameter: str) -> str | None:
+        """The name in `weights` of a parameter that may have several.
+
+        Args:
+            parameter: Any of its names.
+
+        Returns:
+            The name, or None where there is no such parameter.
+        """
+        everywhere = dict(self._module.named_parameters(remove_duplicate=False))
+        return next((name for name, weight in self.weights.items() if weight is everywhere.get(parameter)), None)
 
     def __call__(self, inputs: Tensor, tap: Tap | None = None) -> Tensor:
         """Runs the module.

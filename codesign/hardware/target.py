@@ -15,7 +15,6 @@ class Budget(StrictModel):
     Attributes:
         latency_s: Seconds for one run.
         energy_j: Joules for one run.
-        power_w: Mean watts while running.
         peak_memory_bytes: Activations alive at once.
         weight_bytes: Packed weights.
         bops: Bit operations for one run.
@@ -23,7 +22,6 @@ class Budget(StrictModel):
 
     latency_s: Positive | None = None
     energy_j: Positive | None = None
-    power_w: Positive | None = None
     peak_memory_bytes: Positive | None = None
     weight_bytes: Positive | None = None
     bops: Positive | None = None

@@ -50,8 +50,8 @@ def _foldable_layer(norm: ir.Node) -> ir.Node | None:
     weight, bias = layer.inputs[1], layer.inputs[2] if len(layer.inputs) > 2 else None
     if content_of(weight) is None or (bias is not None and content_of(bias) is None):
         return None
-    shape = np.shape(content_of(bias)) if bias is not None else ()
-    return layer if len(shape) < 2 or shape[0] == 1 else None
+    rows = content_of(bias)
+    return layer if rows is None or rows.ndim < 2 or rows.shape[0] == 1 else None
 
 
 def _fold(graph: ir.Graph, layer: ir.Node, norm: ir.Node) -> None:

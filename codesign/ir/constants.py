@@ -27,7 +27,9 @@ def add_initializer(graph: ir.Graph, name: str, content: NDArray[np.generic] | i
         counter += 1
         unique = f"{name}_{counter}"
     tensor = ir.tensor(np.ascontiguousarray(content), name=unique) if isinstance(content, np.ndarray) else content
-    value = ir.Value(name=unique, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor)
+    value = ir.Value(
+        name=unique, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.numpy().shape), const_value=tensor
+    )
     tensor.name = unique
     graph.register_initializer(value)
     return value

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from codesign.errors import InputError, UnsupportedOperatorError
+from codesign.errors import InputError, UnsupportedOperatorError, first_line
 from codesign.ir.normalization import OPSET, SEQUENCE_OPERATORS, normalize
 from codesign.ir.onnx_to_torch import TorchGraph
 from codesign.ir.operators import refuse_unsupported
@@ -37,7 +37,7 @@ def lower_module(module: nn.Module, input_shape: tuple[int, ...], opset: int = O
         The program.
 
     Raises:
-        InputError: The module does not take this shape, cannot be traced, holds NaN, mixes samples or is not deterministic.
+        InputError: The module does not take this shape, cannot be traced, holds NaN, mixes samples or is random.
         UnsupportedOperatorError: It needs operators that are not supported; all of them are named.
     """
     if opset not in EXPORT_OPSETS:
@@ -52,8 +52,13 @@ def lower_module(module: nn.Module, input_shape: tuple[int, ...], opset: int = O
         raise InputError(
             f"{name}: gives {list(single.shape)} for an input of {list(input_shape)}; it must give [1, ..., classes]"
         )
-    model = _export(network, examples[:1], opset, name)
-    return _program(model, network, examples, name)
+    program = _program(_export(network, examples[:1], opset, name), network, examples, name)
+    if not _takes_batches(network, examples):
+        raise InputError(
+            f"{name}: a batch of two gives other results than two single samples; "
+            f"its samples must not interact and its reshapes must keep the batch, as x.flatten(1) does"
+        )
+    return program
 
 
 def lower_exported(exported: torch.export.ExportedProgram, input_shape: tuple[int, ...], name: str) -> Program:
@@ -65,7 +70,7 @@ def lower_exported(exported: torch.export.ExportedProgram, input_shape: tuple[in
         name: What to call it in messages.
 
     Returns:
-        The program; its module is the exported graph as a module.
+        The program. Its module is the exported graph as a module, or None if that takes a batch of one only.
     """
     network = exported.module(check_guards=False)
     check_finite(network, name)
@@ -73,7 +78,8 @@ def lower_exported(exported: torch.export.ExportedProgram, input_shape: tuple[in
     _try(network, examples[:1], name)
     model = _export(exported, examples[:1], OPSET, name)
     model.graph.inputs[0].shape = ir.Shape(input_shape)
-    return _program(model, network, examples, name)
+    program = _program(model, network, examples, name)
+    return program if _takes_batches(network, examples) else Program(program.graph)
 
 
 def check_input_shape(shape: tuple[int, ...]) -> None:
@@ -132,9 +138,9 @@ def _try(network: nn.Module, x: Tensor, name: str) -> Tensor:
     try:
         with torch.no_grad():
             result = network(x)
-    except Exception as error:  # noqa: BLE001 # a user's module may raise anything
+    except Exception as error:  # a user's module may raise anything
         raise InputError(
-            f"{name}: fails on an input of {list(x.shape)} ({_first_line(error)}); set input_shape to what it takes"
+            f"{name}: fails on an input of {list(x.shape)} ({first_line(error)}); set input_shape to what it takes"
         ) from error
     if not isinstance(result, Tensor) or not result.is_floating_point():
         raise InputError(f"{name}: returns {type(result).__name__}; a network must return one tensor of logits")
@@ -156,10 +162,10 @@ def _export(network: nn.Module | torch.export.ExportedProgram, x: Tensor, opset:
         cause = error.__cause__ or error
         if "No ONNX function found" in str(cause) or "No decompositions registered" in str(cause):
             raise UnsupportedOperatorError(
-                f"{name}: {_first_line(cause)}; replace this operation in the network"
+                f"{name}: {first_line(cause)}; replace this operation in the network"
             ) from error
         raise InputError(
-            f"{name}: cannot be traced ({_first_line(cause)}); control flow must not depend on data"
+            f"{name}: cannot be traced ({first_line(cause)}); control flow must not depend on data"
         ) from error
     assert exported is not None
     return exported.model
@@ -203,15 +209,19 @@ def _check_against_module(program: Program, network: nn.Module, examples: Tensor
     difference = relative_difference(got, expected)
     if not difference <= RELATIVE_ERROR:
         raise InputError(
-            f"{name}: its graph differs from it by {difference:.2g} of the largest output, allowed is {RELATIVE_ERROR:g}; "
-            f"remove randomness and dependence on data from its forward function"
+            f"{name}: its graph differs from it by {difference:.2g} of the largest output, allowed is "
+            f"{RELATIVE_ERROR:g}; remove randomness and dependence on data from its forward function"
         )
-    together = _try(network, examples, name)
-    if together.shape != expected.shape or not relative_difference(together, expected) <= RELATIVE_ERROR:
-        raise InputError(
-            f"{name}: a batch of two gives other results than two single samples; "
-            f"its samples must not interact and its reshapes must keep the batch, as x.flatten(1) does"
-        )
+
+
+def _takes_batches(network: nn.Module, examples: Tensor) -> bool:
+    with torch.no_grad():
+        expected = torch.cat([network(examples[:1]), network(examples[1:])])
+        try:
+            together = network(examples)
+        except Exception:  # a user's module may raise anything
+            return False
+    return together.shape == expected.shape and relative_difference(together, expected) <= RELATIVE_ERROR
 
 
 def relative_difference(got: Tensor, expected: Tensor) -> float:
@@ -226,8 +236,3 @@ def relative_difference(got: Tensor, expected: Tensor) -> float:
     """
     scale = max(float(expected.abs().max()), torch.finfo(expected.dtype).tiny)
     return float((got - expected).abs().max()) / scale
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".;: ") if lines else type(error).__name__

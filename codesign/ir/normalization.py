@@ -11,7 +11,7 @@ from onnxscript import optimizer, rewriter, version_converter
 from onnxscript.rewriter.rules import common as rules
 from torch import Tensor
 
-from codesign.errors import InputError
+from codesign.errors import InputError, first_line
 from codesign.ir.annotations import is_weighted
 from codesign.ir.attributes import EXACT_TYPES
 from codesign.ir.batch_norm import fold_batch_norm
@@ -91,7 +91,6 @@ def normalize(model: ir.Model, parameters: Collection[str] = ()) -> dict[str, st
 def _inline(model: ir.Model) -> None:
     if model.functions:
         onnx_passes.InlinePass()(model)
-        onnx_passes.RemoveUnusedFunctionsPass()(model)
     onnx_passes.RemoveUnusedOpsetsPass()(model)
     graph = model.graph
     kept = [value for value in graph.inputs if value.name not in graph.initializers]
@@ -110,9 +109,8 @@ def _convert(model: ir.Model) -> None:
     try:
         converted = onnx.version_converter.convert_version(ir.to_proto(model), OPSET)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"graph: cannot be converted from opset {opset} to {OPSET} ({reason}); export it at a newer opset"
+            f"graph: cannot be converted from opset {opset} to {OPSET} ({first_line(error)}); export it newer"
         ) from None
     replaced = ir.from_proto(converted)
     model.graph = replaced.graph
@@ -140,6 +138,8 @@ def _remove_sequences(model: ir.Model) -> None:
 
 
 def _reads_no_parameter(node: ir.Node) -> bool | None:
+    if node.op_type in SEQUENCE_OPERATORS:
+        return None
     return False if any(value is not None and ORIGIN in value.meta for value in node.inputs) else None
 
 
@@ -165,7 +165,8 @@ def _replace_by_constants(graph: ir.Graph, node: ir.Node, results: tuple[Value, 
     for output, value in zip(list(node.outputs), results, strict=False):
         exact = node.attributes.get("value")
         content = exact.as_tensor() if node.op_type == "Constant" and exact is not None else _numbers(value.data)
-        constant = add_initializer(graph, f"{output.name}.constant", content)
+        name, output.name = output.name, None
+        constant = add_initializer(graph, name or node.op_type.lower(), content)
         first = node.inputs[0] if node.inputs else None
         if node.op_type in _REARRANGEMENTS and first is not None and ORIGIN in first.meta:
             constant.meta[ORIGIN] = first.meta[ORIGIN]

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from codesign.errors import InputError, closest
+from codesign.errors import InputError, closest, first_line
 from codesign.ir.annotations import is_weighted
 from codesign.ir.attributes import Attributes, to_torch
 from codesign.ir.batching import Layout, Value, apply
@@ -201,11 +201,21 @@ class TorchGraph:
 
         Yields:
             Each node with its results, as they are held for N samples.
+
+        Raises:
+            InputError: A node does not fit its operands.
         """
         values = self._initial(x)
         known = self._with(None)
         for step in self._steps:
-            results = self._advance(step, values, known, None)
+            shapes = [list(values[n].sample_shape) for n in step.operands if n in values]
+            try:
+                results = self._advance(step, values, known, None)
+            except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise InputError(
+                    f"{step.attributes.where}: fails on inputs of shape {shapes} ({first_line(error)}); "
+                    f"correct the graph or the input_shape"
+                ) from error
             yield step.node, results
 
     def _initial(self, x: Tensor) -> dict[str, Value]:

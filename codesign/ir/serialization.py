@@ -5,7 +5,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped] # ships no types
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped] # ships no types
 from pydantic import ValidationError
 
 from codesign.errors import CodesignError, InputError
@@ -13,6 +13,7 @@ from codesign.files import write_bytes
 from codesign.ir.annotation import METADATA_PREFIX, Annotation, annotate, annotations_of
 from codesign.ir.annotations import ANNOTATION_KINDS
 from codesign.ir.fingerprint import graph_digest
+from codesign.ir.onnx_file import read_onnx
 
 __all__ = ["graph_digest", "load_graph", "restore_facts", "save_graph"]
 
@@ -55,7 +56,7 @@ def load_graph(path: Path) -> ir.Model:
     Raises:
         InputError: The file is missing, truncated or not ONNX, or a stored fact is corrupted.
     """
-    model = _decode(path)
+    model = _build(read_onnx(path), path)
     _load_weights(model, path)
     try:
         restore_facts(model, ANNOTATION_KINDS)
@@ -102,23 +103,11 @@ def _parse(node: ir.Node, kind: type[Annotation], text: str) -> Annotation:
         ) from None
 
 
-def _decode(path: Path) -> ir.Model:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); name an .onnx file") from None
-    try:
-        proto = onnx.ModelProto.FromString(data)
-    except DecodeError:
-        raise InputError(f"{path}: is not an ONNX file or is truncated; export or copy it again") from None
-    if not proto.graph.node or not proto.opset_import or not proto.ir_version:
-        raise InputError(f"{path}: holds no graph or is truncated ({len(data)} bytes); export or copy it again")
+def _build(proto: onnx.ModelProto, path: Path) -> ir.Model:
     try:
         return ir.serde.deserialize_model(proto)
     except ir.serde.SerdeError as error:
-        cause = error.__cause__
+        cause: BaseException = error
         while isinstance(cause, ir.serde.SerdeError) and cause.__cause__ is not None:
             cause = cause.__cause__
         raise InputError(f"{path}: holds a malformed graph ({cause}); export it again") from error
@@ -133,7 +122,9 @@ def _load_weights(model: ir.Model, path: Path) -> None:
         raise InputError(f"{path}: its weights cannot be read ({error}); keep the data file beside it") from None
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
-        if tensor is not None and tensor.dtype != ir.DataType.STRING and len(tensor.tobytes()) != tensor.nbytes:
+        if tensor is None or tensor.dtype == ir.DataType.UNDEFINED:
+            raise InputError(f"{path}: weight {name!r} has no type or contents; export or copy the file again")
+        if tensor.dtype != ir.DataType.STRING and len(tensor.tobytes()) != tensor.nbytes:
             raise InputError(
                 f"{path}: weight {name!r} holds {len(tensor.tobytes())} bytes, its type and shape say {tensor.nbytes}; "
                 f"export or copy the file again"

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from codesign.ir.annotation import find, read
 from codesign.ir.annotations import ActivationRange, InputMean, is_weighted
-from codesign.ir.onnx_to_torch import TorchGraph
+from codesign.ir.onnx_to_torch import OnNode, TorchGraph
 from codesign.ir.program import name_of
-from codesign.quantization.layer import QuantizedLayer, quantize_layer
+from codesign.quantization.layer import QuantizedLayer, quantize_layer, weight_of
 from codesign.quantization.quantizer import ACTIVATION_LEVELS, ActivationScale, activation_scale
 from codesign.quantization.regions import quantized_values
 from codesign.quantization.scheme import BitWidths
@@ -120,7 +120,7 @@ class SimulatedNetwork:
         constants: dict[str, Tensor] = {}
         for name, widths in (bits or {}).items():
             constants.update(self.constants(name, widths.weight))
-        hook = self._round_outputs if quantize_activations else None
+        hook = self.hook({name: widths.weight for name, widths in (bits or {}).items()}, quantize_activations)
         found = []
         with torch.no_grad():
             for start in range(0, len(images), BATCH):
@@ -130,14 +130,41 @@ class SimulatedNetwork:
                 found.append(self.graph.run(x, constants=constants, on_node=hook).numpy())
         return np.concatenate(found)
 
-    def _round_outputs(
-        self, node: ir.Node, _: tuple[Tensor | None, ...], outputs: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
-        names = [str(value.name) for value in node.outputs]
-        return tuple(
-            fake_quantize(result, self._scales[name]) if name in self._scales else result
-            for name, result in zip(names, outputs, strict=True)
-        )
+    def hook(self, weight_bits: Mapping[str, int], quantize_activations: bool) -> OnNode:
+        """What must be done to nodes' results beside exchanging constants.
+
+        Args:
+            weight_bits: Width of each quantised weight, by node name.
+            quantize_activations: Whether activations are rounded to 8 bits.
+
+        Returns:
+            A callback for the graph: it adds corrected biases to nodes that have no bias operand, and rounds.
+        """
+        added = {name: self._missing_bias(name, bits) for name, bits in weight_bits.items()}
+
+        def change(
+            node: ir.Node, _: tuple[Tensor | None, ...], outputs: tuple[Tensor, ...]
+        ) -> tuple[Tensor, ...] | None:
+            bias = added.get(node.name or "")
+            if bias is not None:
+                outputs = (outputs[0] + bias, *outputs[1:])
+            if not quantize_activations:
+                return outputs
+            names = [str(value.name) for value in node.outputs]
+            return tuple(
+                fake_quantize(result, self._scales[name]) if name in self._scales else result
+                for name, result in zip(names, outputs, strict=True)
+            )
+
+        return change
+
+    def _missing_bias(self, name: str, weight_bits: int) -> Tensor | None:
+        node = self.layers.nodes[name]
+        bias = self.layers.layer(name, weight_bits).dequantized_bias()
+        if bias is None or (len(node.inputs) > 2 and node.inputs[2] is not None):
+            return None
+        spatial = (1,) * (weight_of(node).ndim - 2) if node.op_type == "Conv" else ()
+        return torch.from_numpy(bias).reshape(-1, *spatial)
 
 
 def fake_quantize(x: Tensor, to: ActivationScale) -> Tensor:

@@ -78,7 +78,8 @@ class Measured:
     Attributes:
         loss_increase_nats: KL divergence from the network in floating point, on search data; None for the baseline.
         accuracy: Of the product's outputs on the test data, by name of the test set.
-        latencies: Of each compiler's artefact, the product first.
+        latencies: Of each compiler's artefact, the product first; empty where the target cannot run the network, as a
+            device without floating point cannot run the baseline.
         energy_j: Joules for one run, None where nothing measures or simulates it.
         energy_provenance: What that number is.
         artifact_weight_bytes: Weights as stored in the product.
@@ -92,6 +93,11 @@ class Measured:
     energy_provenance: Provenance | None
     artifact_weight_bytes: int
     agreement: Agreement | None
+
+    @property
+    def latency(self) -> Latency | None:
+        """Latency of the product."""
+        return self.latencies[0] if self.latencies else None
 
 
 @dataclass(frozen=True)
@@ -217,6 +223,19 @@ class RunReport:
         return next(c for c in self.candidates if c.identity == identity)
 
 
+def latency_columns(report: RunReport) -> tuple[Latency, ...]:
+    """One latency of each compiler that has any, in the order in which candidates list them.
+
+    Args:
+        report: What the run found.
+
+    Returns:
+        Examples, for their compiler and provenance.
+    """
+    found = {x.compiler: x for c in reversed(report.candidates) if c.measured for x in reversed(c.measured.latencies)}
+    return tuple(reversed(found.values()))
+
+
 TEST = "test"
 """Name of the test set that `[data] test` gives."""
 
@@ -230,7 +249,9 @@ def mark_front(candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
     Returns:
         The same, with `on_front` set.
     """
-    points = {c.identity: _objectives(c) for c in candidates if c.measured is not None}
+    points = {
+        c.identity: _objectives(c.measured, c.measured.latency) for c in candidates if c.measured and c.measured.latency
+    }
 
     def dominated(mine: tuple[float, ...]) -> bool:
         return any(all(a <= b for a, b in zip(o, mine, strict=True)) and o != mine for o in points.values())
@@ -240,7 +261,5 @@ def mark_front(candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
     )
 
 
-def _objectives(candidate: Candidate) -> tuple[float, ...]:
-    assert candidate.measured is not None
-    found = candidate.measured
-    return (-found.accuracy[TEST].value, found.latencies[0].median_s, float(found.artifact_weight_bytes))
+def _objectives(found: Measured, latency: Latency) -> tuple[float, ...]:
+    return (-found.accuracy[TEST].value, latency.median_s, float(found.artifact_weight_bytes))

@@ -24,17 +24,18 @@ def pareto_figure(report: RunReport, metric: str) -> go.Figure:
         The figure.
     """
     figure = go.Figure()
-    good = [c for c in report.candidates if c.measured is not None]
+    good = [c for c in report.candidates if c.measured and (metric != "latency" or c.measured.latency)]
     groups = (
         ("other candidates", _OTHER, "circle", [c for c in good if not c.on_front and c is not report.baseline]),
         ("Pareto front", _FRONT, "circle", [c for c in good if c.on_front and c is not report.baseline]),
-        ("baseline, float32", _BASELINE, "square", [report.baseline] if report.baseline.measured else []),
+        ("baseline, float32", _BASELINE, "square", [c for c in good if c is report.baseline]),
         ("chosen", _CHOSEN, "star", [c for c in good if c is report.chosen]),
     )
     for name, colour, symbol, members in groups:
         figure.add_trace(_accuracy_points(name, colour, symbol, members, metric))
     title = "latency, µs" if metric == "latency" else "weights as stored, KiB"
-    provenance = good[0].measured.latencies[0].provenance if good and good[0].measured else "measured"
+    kinds = [c.measured.latency.provenance for c in good if c.measured and c.measured.latency]
+    provenance = kinds[0] if kinds else "measured"
     figure.update_layout(
         xaxis_title=f"{title} ({provenance if metric == 'latency' else 'exact'})",
         yaxis_title="accuracy on test data, % (measured)",
@@ -48,7 +49,8 @@ def _accuracy_points(name: str, colour: str, symbol: str, members: list[Candidat
     for candidate in members:
         found = candidate.measured
         assert found is not None
-        x.append(found.latencies[0].median_s * 1e6 if metric == "latency" else found.artifact_weight_bytes / 1024)
+        latency = found.latency.median_s * 1e6 if found.latency else 0.0
+        x.append(latency if metric == "latency" else found.artifact_weight_bytes / 1024)
         y.append(100 * found.accuracy[TEST].value)
         error.append(100 * found.accuracy[TEST].standard_error)
         text.append("<br>".join((candidate.identity, *candidate.roles)))

@@ -9,7 +9,7 @@ import plotly.offline
 
 from codesign.files import write_bytes
 from codesign.report import figures
-from codesign.report.contents import TEST, Candidate, Latency, RunReport
+from codesign.report.contents import TEST, Candidate, RunReport, latency_columns
 from codesign.report.quantities import joules, nats, percent, seconds, size
 
 _STYLE = """
@@ -85,12 +85,13 @@ def _tiles(report: RunReport) -> str:
     if chosen.measured is None or baseline.measured is None:
         return f"<p><b>The chosen plan failed:</b> {escape(chosen.failure or '')}</p>"
     now, then = chosen.measured, baseline.measured
-    latency, before = now.latencies[0], then.latencies[0]
+    latency, before = now.latency, then.latency
+    assert latency is not None
+    faster = f"float32: {seconds(before.median_s)} ({before.median_s / latency.median_s:.2f}x)" if before else ""
     tiles = [
         ("accuracy on test data", percent(now.accuracy[TEST].value), "measured",
          f"float32: {percent(then.accuracy[TEST].value)}"),
-        (f"latency, {latency.compiler}", seconds(latency.median_s), latency.provenance,
-         f"float32: {seconds(before.median_s)} ({before.median_s / latency.median_s:.2f}x)"),
+        (f"latency, {latency.compiler}", seconds(latency.median_s), latency.provenance, faster),
         ("weights as stored", size(now.artifact_weight_bytes), "exact",
          f"float32: {size(then.artifact_weight_bytes)} "
          f"({then.artifact_weight_bytes / now.artifact_weight_bytes:.1f}x)"),
@@ -106,12 +107,13 @@ def _tiles(report: RunReport) -> str:
 
 def _candidates(report: RunReport) -> str:
     others = [name for name in (report.baseline.measured.accuracy if report.baseline.measured else {}) if name != TEST]
-    compilers = [x.compiler for x in report.baseline.measured.latencies] if report.baseline.measured else []
+    columns = latency_columns(report)
+    compilers = [column.compiler for column in columns]
     by_model = next((c.predicted.cost_provenance for c in report.candidates if c.predicted), "estimated")
     head = [
         "plan", "bits", f"accuracy {_tag('measured')}", *(f"{escape(n)} {_tag('measured')}" for n in others),
         f"loss +nats {_tag('measured')}", f"loss +nats {_tag('estimated')}",
-        *(f"{escape(c)} {_latency_tag(report, c)}" for c in compilers), f"latency {_tag(by_model)}",
+        *(f"{escape(x.compiler)} {_tag(x.provenance)}" for x in columns), f"latency {_tag(by_model)}",
         f"energy {_tag(by_model)}", f"weights {_tag('exact')}", "TVM − onnxruntime",
     ]  # fmt: skip
     rows = [_row(_candidate_cells(c, others, compilers), _row_class(report, c)) for c in report.candidates]
@@ -217,13 +219,6 @@ def _row_class(report: RunReport, candidate: Candidate) -> str:
     if candidate is report.baseline:
         return "baseline"
     return "chosen" if candidate is report.chosen else ""
-
-
-def _latency_tag(report: RunReport, compiler: str) -> str:
-    found: list[Latency] = [
-        x for c in report.candidates if c.measured for x in c.measured.latencies if x.compiler == compiler
-    ]
-    return _tag(found[0].provenance) if found else ""
 
 
 def _method(report: RunReport) -> str:

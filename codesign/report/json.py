@@ -82,7 +82,7 @@ def _measured(candidate: Candidate) -> dict[str, object]:
         "accuracy_standard_error": found.accuracy[TEST].standard_error,
         "accuracy_by_test_set": {name: _estimate(value) for name, value in found.accuracy.items()},
         "loss_increase_nats": _estimate(found.loss_increase_nats) if found.loss_increase_nats else None,
-        "latency_s": found.latencies[0].median_s,
+        "latency_s": found.latency.median_s if found.latency else None,
         "latency_by_compiler": {latency.compiler: _latency(latency) for latency in found.latencies},
         "energy_j": found.energy_j,
         "artifact_weight_bytes": found.artifact_weight_bytes,
@@ -107,7 +107,7 @@ def _provenance(candidate: Candidate) -> dict[str, object]:
         provenance["measured"] = {
             "accuracy": "measured",
             "loss_increase_nats": "measured",
-            "latency_s": candidate.measured.latencies[0].provenance,
+            "latency_s": candidate.measured.latency.provenance if candidate.measured.latency else None,
             "energy_j": candidate.measured.energy_provenance,
             "artifact_weight_bytes": "exact",
             "agreement_with_onnxruntime": "measured",

@@ -7,7 +7,7 @@ from codesign.ir.annotation import Annotation
 from codesign.ir.fingerprint import graph_digest
 from codesign.ir.printer import print_graph
 from codesign.ir.program import Program
-from codesign.pass_manager.base import AnalysisPass, AnnotationSet, Pass, PassContext
+from codesign.pass_manager.base import AnnotationSet, Pass, PassContext
 from codesign.pass_manager.manager import PassManager
 from codesign.pass_manager.pipeline import parse_pipeline, pipeline_text
 from codesign.pass_manager.staleness import facts_of
@@ -61,14 +61,11 @@ def check_declaration(pass_factory: PassFactory, program_factory: ProgramFactory
     Raises:
         AssertionError: It breaks its declaration.
     """
-    pass_, program = pass_factory(), program_factory()
-    before = graph_digest(program.graph)
+    pass_ = pass_factory()
     try:
-        PassManager([pass_]).run(program, context)
+        PassManager([pass_]).run(program_factory(), context)
     except PassError as error:
         raise AssertionError(f"{pass_} breaks its declaration: {error}") from error
-    if isinstance(pass_, AnalysisPass) and graph_digest(program.graph) != before:
-        raise AssertionError(f"{pass_} is an analysis but changed the graph")
 
 
 def check_requirements(pass_factory: PassFactory, program_factory: ProgramFactory, context: PassContext) -> None:
@@ -110,12 +107,11 @@ def check_determinism(pass_factory: PassFactory, program_factory: ProgramFactory
     Raises:
         AssertionError: The results differ.
     """
-    texts = []
-    for _ in range(2):
-        program = program_factory()
+    first, second = program_factory(), program_factory()
+    for program in (first, second):
         PassManager([pass_factory()]).run(program, context)
-        texts.append(print_graph(program.graph))
-    _require_equal(*texts, f"two runs of {pass_factory()} on equal programs differ")
+    texts = print_graph(first.graph), print_graph(second.graph)
+    _require_equal(texts[0], texts[1], f"two runs of {pass_factory()} on equal programs differ")
 
 
 def check_second_run_changes_nothing(

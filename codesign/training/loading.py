@@ -69,7 +69,10 @@ def load_npz(path: Path) -> Dataset:
         InputError: The file is damaged, lacks an array or holds Python objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise InputError(f"{path}: holds one unnamed array; save it with np.savez(path, images=..., labels=...)")
+        with loaded as archive:
             missing = {"images", "labels"} - set(archive.files)
             if missing:
                 raise InputError(
@@ -78,7 +81,7 @@ def load_npz(path: Path) -> Dataset:
                 )
             images, labels = archive["images"], archive["labels"]
             names = tuple(map(str, archive["class_names"])) if "class_names" in archive.files else None
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: is not a readable .npz file ({error}); write it again with np.savez") from None
     return Dataset.of(images, labels, str(path), names)
 

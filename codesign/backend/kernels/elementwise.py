@@ -6,86 +6,86 @@ from tvm.s_tir import Schedule
 from codesign.backend.kernels.epilogue import clamped, to_uint8, to_uint8_saturated
 
 
-def quantize(elements: int) -> tirx.PrimFunc:
-    """Kernel `(x [n] float32, zeros [1], factors [scale, low, high], out [n] uint8)`.
+def quantize(shape: tuple[int, ...]) -> tirx.PrimFunc:
+    """Kernel `(x float32, zeros [1], factors [scale, low, high], out uint8)`.
 
     out = round(clamp(x / scale, low, high)) + zero, as onnxruntime's QuantizeLinear; low and high are without the
     zero point.
 
     Args:
-        elements: n.
+        shape: Shape of x as stored.
 
     Returns:
         The scheduled function.
     """
-    x, zeros, factors = _placeholders(elements, "float32", 1, 3)
-    out = te.compute(
-        (elements,), lambda i: to_uint8(clamped(x[i] / factors[0], factors[1], factors[2]), zeros[0]), "out"
-    )
+    x, zeros, factors = _placeholders(shape, "float32", 1, 3)
+    out = te.compute(shape, lambda *i: to_uint8(clamped(x[i] / factors[0], factors[1], factors[2]), zeros[0]), "out")
     return _vectorized([x, zeros, factors, out])
 
 
-def dequantize(elements: int) -> tirx.PrimFunc:
-    """Kernel `(x [n] uint8, zeros [1], factors [scale], out [n] float32)`: out = (x - zero) * scale.
+def dequantize(shape: tuple[int, ...]) -> tirx.PrimFunc:
+    """Kernel `(x uint8, zeros [1], factors [scale], out float32)`: out = (x - zero) * scale.
 
     Args:
-        elements: n.
+        shape: Shape of x as stored.
 
     Returns:
         The scheduled function.
     """
-    x, zeros, factors = _placeholders(elements, "uint8", 1, 1)
-    out = te.compute((elements,), lambda i: (x[i].astype("int32") - zeros[0]).astype("float32") * factors[0], "out")
+    x, zeros, factors = _placeholders(shape, "uint8", 1, 1)
+    out = te.compute(shape, lambda *i: (x[i].astype("int32") - zeros[0]).astype("float32") * factors[0], "out")
     return _vectorized([x, zeros, factors, out])
 
 
-def requantize(elements: int) -> tirx.PrimFunc:
-    """Kernel `(x [n] uint8, zeros [z_x, z_y], factors [s_x, s_y, low, high], out [n] uint8)`.
+def requantize(shape: tuple[int, ...]) -> tirx.PrimFunc:
+    """Kernel `(x uint8, zeros [z_x, z_y], factors [s_x, s_y, low, high], out uint8)`.
 
     out = round(clamp((x - z_x) s_x / s_y, low, high)) + z_y: a change of scale, bounded by an activation.
 
     Args:
-        elements: n.
+        shape: Shape of x as stored.
 
     Returns:
         The scheduled function.
     """
-    x, zeros, factors = _placeholders(elements, "uint8", 2, 4)
+    x, zeros, factors = _placeholders(shape, "uint8", 2, 4)
 
-    def value(i: tirx.Expr) -> tirx.Expr:
+    def value(*i: tirx.Expr) -> tirx.Expr:
         real = (x[i].astype("int32") - zeros[0]).astype("float32") * factors[0]
         return to_uint8(clamped(real / factors[1], factors[2], factors[3]), zeros[1])
 
-    return _vectorized([x, zeros, factors, te.compute((elements,), value, "out")])
+    return _vectorized([x, zeros, factors, te.compute(shape, value, "out")])
 
 
-def add_quantized(elements: int) -> tirx.PrimFunc:
-    """Kernel `(a [n], b [n], factors [offset, f_a, f_b, low, high], out [n])`, all but the factors uint8.
+def add_quantized(shape: tuple[int, ...]) -> tirx.PrimFunc:
+    """Kernel `(a, b, factors [offset, f_a, f_b, low, high], out)`, all but the factors uint8.
 
     out = clamp(round(offset + a f_a + b f_b), low, high) with f = s / s_y and offset = z_y - f_a z_a - f_b z_b, as
     onnxruntime's QLinearAdd.
 
     Args:
-        elements: n.
+        shape: Shape of x as stored.
 
     Returns:
         The scheduled function.
     """
-    a = te.placeholder((elements,), "uint8", "a")
-    b = te.placeholder((elements,), "uint8", "b")
+    a = te.placeholder(shape, "uint8", "a")
+    b = te.placeholder(shape, "uint8", "b")
     factors = te.placeholder((5,), "float32", "factors")
 
-    def value(i: tirx.Expr) -> tirx.Expr:
+    def value(*i: tirx.Expr) -> tirx.Expr:
         total = factors[0] + a[i].astype("int32").astype("float32") * factors[1]
         total += b[i].astype("int32").astype("float32") * factors[2]
         return to_uint8_saturated(total, factors[3], factors[4])
 
-    return _vectorized([a, b, factors, te.compute((elements,), value, "out")])
+    return _vectorized([a, b, factors, te.compute(shape, value, "out")])
 
 
-def _placeholders(elements: int, dtype: str, zeros: int, factors: int) -> tuple[te.Tensor, te.Tensor, te.Tensor]:
+def _placeholders(
+    shape: tuple[int, ...], dtype: str, zeros: int, factors: int
+) -> tuple[te.Tensor, te.Tensor, te.Tensor]:
     return (
-        te.placeholder((elements,), dtype, "x"),
+        te.placeholder(shape, dtype, "x"),
         te.placeholder((zeros,), "int32", "zeros"),
         te.placeholder((factors,), "float32", "factors"),
     )
@@ -93,7 +93,7 @@ def _placeholders(elements: int, dtype: str, zeros: int, factors: int) -> tuple[
 
 def _vectorized(arguments: list[te.Tensor]) -> tirx.PrimFunc:
     s = Schedule(te.create_prim_func(arguments))
-    (loop,) = s.get_loops(s.get_sblock("out"))
+    loop = s.fuse(*s.get_loops(s.get_sblock("out")))
     elements = int(s.get(loop).extent)
     width = next(v for v in (64, 32, 16, 8, 4, 2, 1) if elements % v == 0)
     if width > 1:

@@ -8,8 +8,8 @@ from codesign.backend.kernels.packing import LANES
 MINIMUM_PARALLEL_MACS = 1_000_000
 """Below this a kernel is serial: waking threads costs more than they save."""
 MAXIMUM_CHANNEL_TILE = 9
-FIRST_LEVEL_CACHE_BYTES = 24_000
-"""What of the first-level data cache a block's weights may take."""
+CACHED_WEIGHTS = 6_000
+"""Weights of a block that stay in the first-level data cache next to everything else (24 kB of float32)."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def choose_tile(shape: ConvolutionShape, registers: int) -> Tile:
     if shape.groups > 1:
         same_group = max(1, shape.group_out // LANES) if shape.group_out % LANES == 0 else 1
     steps = shape.kernel[0] * shape.kernel[1] * shape.reduction_channels
-    streaming = 0.5 if steps * LANES > FIRST_LEVEL_CACHE_BYTES else 0.0
+    streaming = 0.5 if steps * LANES > CACHED_WEIGHTS else 0.0
     best, best_cost = Tile(1, 1), float("inf")
     for blocks in _divisors(same_group):
         for columns in _divisors(shape.out_width):

@@ -139,6 +139,8 @@ def _schedule(function: tirx.PrimFunc, blocks: int, unpacked: int, tensorized: b
         digit, lanes = s.split(s.fuse(*s.get_loops(stage)[-2:]), [None, unpacked])
         s.unroll(digit)
         s.vectorize(lanes)
+    if parallel:
+        s.parallel(block)
     part, channel, *reduction = s.get_loops(total)[4:]
     sum_block, sum_lane = s.split(channel, [blocks, LANES])
     inner = [reduction.pop()] if tensorized else []
@@ -156,6 +158,4 @@ def _schedule(function: tirx.PrimFunc, blocks: int, unpacked: int, tensorized: b
         s.tensorize(sum_lane, DOT_16X4)
     s.vectorize(lane)
     s.unroll(block_in)
-    if parallel:
-        s.parallel(block)
     return s.mod["main"]

@@ -113,14 +113,14 @@ def schedule_convolution(
         vectorize_copy(s, "padded")
     if stages.unpacked:
         _schedule_unpacking(s, block, stages.unpacked)
-    _schedule_sum(s, total, tile.blocks, stages.tensorized)
-    s.vectorize(lane)
-    s.unroll(column_in)
-    s.unroll(block_in)
     if chunks > 1:
         s.parallel(chunk)
     elif threads > 1 and shape.blocks // tile.blocks > 1 and shape.macs >= MINIMUM_PARALLEL_MACS:
         s.parallel(block)
+    _schedule_sum(s, total, tile.blocks, stages.tensorized)  # splits off the start, after which nothing can be parallel
+    s.vectorize(lane)
+    s.unroll(column_in)
+    s.unroll(block_in)
     return s.mod["main"]
 
 

@@ -1,0 +1,157 @@
+"""Kernels and constants of convolutions and dense layers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from codesign.backend.kernels.epilogue import FloatEpilogue, IntegerEpilogue
+from codesign.backend.kernels.float_convolution import float_convolution
+from codesign.backend.kernels.geometry import ConvolutionShape
+from codesign.backend.kernels.instruction_set import InstructionSet
+from codesign.backend.kernels.integer_convolution import inner_channels, integer_convolution
+from codesign.backend.kernels.matrix_vector import float_matrix_vector, integer_matrix_vector
+from codesign.backend.kernels.packing import block_weights, pack_planes
+from codesign.backend.operations import Convolution, Quantization
+
+
+@dataclass(frozen=True, eq=False)
+class LayerConstants:
+    """Constant arguments of a layer's kernel.
+
+    Attributes:
+        arguments: In the kernel's order, after the input.
+        stored: Those that are the layer's weights: packed weights, bias, scales.
+    """
+
+    arguments: tuple[NDArray[np.generic], ...]
+    stored: tuple[NDArray[np.generic], ...]
+
+
+def layer_kernel(
+    layer: Convolution, shape: ConvolutionShape, isa: InstructionSet, threads: int
+) -> tuple[tuple[object, ...], Callable[[], tirx.PrimFunc]]:
+    """The kernel of a layer.
+
+    Args:
+        layer: The layer.
+        shape: Its loop bounds.
+        isa: The processor.
+        threads: Threads to schedule for.
+
+    Returns:
+        What identifies the kernel among all, and how to write it.
+    """
+    vector = shape.out_height * shape.out_width == 1 and shape.kernel == (1, 1) and shape.groups == 1
+    size = (shape.in_channels, shape.out_channels)
+    if layer.weight.scale is None:
+        residual = layer.residual
+        real = FloatEpilogue(layer.clamp) if residual is None else FloatEpilogue(layer.clamp, True, residual.clamp)
+        if vector:
+            return ("dense_f32", *size, real), lambda: float_matrix_vector(*size, real, isa, threads)
+        return ("conv_f32", shape, real), lambda: float_convolution(shape, real, isa, threads)
+    epilogue, bits = _integer_epilogue(layer), layer.weight.bits
+    if vector:
+        key = (f"dense_i{bits}", *size, epilogue)
+        return key, lambda: integer_matrix_vector(*size, bits, epilogue, isa, threads)
+    return (f"conv_i{bits}", shape, epilogue), lambda: integer_convolution(shape, bits, epilogue, isa, threads)
+
+
+def _integer_epilogue(layer: Convolution) -> IntegerEpilogue:
+    place: Literal["first", "second"] | None = None
+    if layer.residual is not None:
+        place = "first" if layer.residual.first else "second"
+    return IntegerEpilogue("float32" if layer.output.quantization is None else "uint8", place)
+
+
+def layer_constants(layer: Convolution, shape: ConvolutionShape, isa: InstructionSet) -> LayerConstants:
+    """Weights, bias and, for integers, scales and requantisation factors.
+
+    Args:
+        layer: The layer.
+        shape: Its loop bounds.
+        isa: The processor.
+
+    Returns:
+        The constants.
+    """
+    values = layer.weight.values
+    channels = values.shape[0]
+    if layer.weight.scale is None:
+        blocks = _with_input_channels(values, shape)
+        bias = np.zeros(shape.out_channels, np.float32)
+        bias[:channels] = 0 if layer.bias is None else layer.bias
+        weight = block_weights(blocks, 1)[..., 0]
+        return LayerConstants((weight, bias), (weight, bias))
+    x = layer.x.quantization
+    assert x is not None
+    inner = inner_channels(shape, isa)
+    weight = block_weights(_with_input_channels(values, shape), inner)
+    if layer.weight.bits < 8:
+        weight = pack_planes(weight.reshape(*weight.shape[:4], -1), layer.weight.bits)
+    bias = np.zeros(shape.out_channels, np.int32)
+    bias[:channels] = -x.zero_point * values.astype(np.int64).sum(axis=(1, 2, 3))
+    if layer.bias is not None:
+        bias[:channels] += layer.bias.astype(np.int32)
+    scale = np.zeros(shape.out_channels, np.float32)
+    scale[:channels] = _channel_scale(layer, x)
+    zeros, factors = _requantization(layer, x)
+    return LayerConstants((weight, bias, scale, zeros, factors), (weight, bias, scale))
+
+
+def _with_input_channels(values: NDArray[np.generic], shape: ConvolutionShape) -> NDArray[np.generic]:
+    """Weights padded with zeros for input channels that are only stored."""
+    missing = shape.reduction_channels - values.shape[1]
+    return np.pad(values, ((0, 0), (0, missing), (0, 0), (0, 0))) if missing else values
+
+
+def _channel_scale(layer: Convolution, x: Quantization) -> NDArray[np.float32]:
+    """s_x s_w / s_y for each channel, in the order in which onnxruntime rounds it; s_x s_w for float32 results."""
+    assert layer.weight.scale is not None
+    scale = np.float32(x.scale) * layer.weight.scale.astype(np.float32)
+    result = layer.output if layer.residual is None else layer.residual.middle
+    if result.quantization is not None:
+        scale /= np.float32(result.quantization.scale)
+    return scale.astype(np.float32)
+
+
+def _requantization(layer: Convolution, x: Quantization) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Zero points and factors as in kernels/epilogue.py."""
+    y = layer.output.quantization
+    if y is None:
+        low = -np.inf if layer.clamp.low is None else layer.clamp.low
+        high = np.inf if layer.clamp.high is None else layer.clamp.high
+        return np.array([x.zero_point, 0, 0, 0], np.int32), np.array([low, high, 0, 0, 0, 0, 0], np.float32)
+    if layer.residual is None:
+        bounds = np.array([*y.bounds(layer.clamp), 0, 0, 0, 0, 0], np.float32)
+        return np.array([x.zero_point, 0, y.zero_point, 0], np.int32), bounds
+    middle, added = layer.residual.middle.quantization, layer.residual.tensor.quantization
+    assert middle is not None
+    assert added is not None
+    first, second = (added, middle) if layer.residual.first else (middle, added)
+    offset, factor_first, factor_second = addition_factors(first, second, y)
+    of_middle, of_added = (factor_second, factor_first) if layer.residual.first else (factor_first, factor_second)
+    low, high = (float(np.rint(bound + y.zero_point)) for bound in y.bounds(layer.residual.clamp))
+    factors = (low, high, *middle.bounds(layer.clamp), of_middle, of_added, offset)
+    zeros = np.array([x.zero_point, middle.zero_point, y.zero_point, 0], np.int32)
+    return zeros, np.array(factors, np.float32)
+
+
+def addition_factors(a: Quantization, b: Quantization, y: Quantization) -> tuple[float, float, float]:
+    """Offset and factors of a quantised addition in float32, as in kernels/elementwise.py.
+
+    Args:
+        a: First operand.
+        b: Second operand.
+        y: Result.
+
+    Returns:
+        offset, f_a, f_b.
+    """
+    factor_a = np.float32(a.scale) / np.float32(y.scale)
+    factor_b = np.float32(b.scale) / np.float32(y.scale)
+    shift = factor_a * np.float32(a.zero_point) + factor_b * np.float32(b.zero_point)
+    return float(np.float32(y.zero_point) - shift), float(factor_a), float(factor_b)

@@ -1,0 +1,133 @@
+"""Runs artefacts on this machine, each measurement in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.backend.base import Artifact, Measurement, MeasurementSettings
+from codesign.backend.sidecar import Sidecar, read_sidecar
+from codesign.backend.worker import Request
+from codesign.errors import InputError, MeasurementError
+
+
+class LocalRunner:
+    """Measures wall time on this machine; threads are fixed before the measured process loads anything."""
+
+    def measure(
+        self, artifact: Artifact, settings: MeasurementSettings, images: NDArray[np.float32] | None
+    ) -> Measurement:
+        """Measures latency on the first image and computes the outputs of all images.
+
+        Args:
+            artifact: What to run.
+            settings: How.
+            images: Inputs `[N, ...]`, run one at a time; None for latency on an input of zeros alone.
+
+        Returns:
+            The measurement, with the outputs `[N, ...]` if there are images.
+
+        Raises:
+            MeasurementError: The program crashed, ran past its limit or returned nonsense.
+        """
+        sidecar = read_sidecar(artifact.path)
+        _check_images(images, sidecar, artifact)
+        with tempfile.TemporaryDirectory(prefix="codesign-measure-") as name:
+            folder = Path(name)
+            request = _write_request(artifact, settings, images, sidecar, folder)
+            _run_worker(request, settings, artifact, folder)
+            try:
+                with np.load(folder / "result.npz", allow_pickle=False) as file:
+                    latencies = file["latencies_s"]
+                    outputs = file["outputs"] if images is not None else None
+            except (OSError, ValueError, KeyError) as error:
+                raise MeasurementError(f"{artifact.path}: the measured process wrote no result ({error})") from error
+        if outputs is not None:
+            _check_outputs(outputs, images, sidecar, artifact)
+        return Measurement(tuple(float(t) for t in latencies), None, "measured", settings.threads, outputs)
+
+
+def _check_images(images: NDArray[np.float32] | None, sidecar: Sidecar, artifact: Artifact) -> None:
+    if images is None:
+        return
+    if images.ndim < 1 or len(images) == 0 or images.shape[1:] != sidecar.input_shape[1:]:
+        allowed = ", ".join(map(str, sidecar.input_shape[1:]))
+        raise InputError(f"{artifact.path}: images have shape {images.shape}, allowed is [N, {allowed}] with N > 0")
+    if images.dtype != np.float32 or not np.isfinite(images).all():
+        raise InputError(f"{artifact.path}: images must be finite float32, got {images.dtype}; clean the data")
+
+
+def _check_outputs(
+    outputs: NDArray[np.float32], images: NDArray[np.float32] | None, sidecar: Sidecar, artifact: Artifact
+) -> None:
+    assert images is not None
+    expected = (len(images), *sidecar.output_shape[1:])
+    if outputs.shape != expected:
+        raise MeasurementError(f"{artifact.path}: outputs have shape {outputs.shape}, expected {expected}")
+    if not np.isfinite(outputs).all():
+        bad = int(np.flatnonzero(~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))[0])
+        raise MeasurementError(f"{artifact.path}: outputs of image {bad} are not finite; check the network's weights")
+
+
+def _write_request(
+    artifact: Artifact,
+    settings: MeasurementSettings,
+    images: NDArray[np.float32] | None,
+    sidecar: Sidecar,
+    folder: Path,
+) -> Path:
+    if images is not None:
+        np.save(folder / "images.npy", images, allow_pickle=False)
+    path = folder / "request.json"
+    Request(
+        artifact=str(artifact.path.absolute()),
+        compiler=artifact.compiler,
+        input_shape=sidecar.input_shape,
+        threads=settings.threads,
+        warm_up=settings.warm_up,
+        repeats=settings.repeats,
+        runs_per_sample=settings.runs_per_sample,
+        images=None if images is None else str(folder / "images.npy"),
+        result=str(folder / "result.npz"),
+    ).write(path)
+    return path
+
+
+def _run_worker(request: Path, settings: MeasurementSettings, artifact: Artifact, folder: Path) -> None:
+    threads = str(settings.threads)
+    environment = os.environ | {"TVM_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+    log = folder / "log.txt"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "codesign.backend.worker", str(request)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(timeout=settings.timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise MeasurementError(
+                f"{artifact.path}: ran past its limit of {settings.timeout_s:g} s and was ended; raise timeout_s"
+            ) from error
+        finally:
+            _end(process)
+    if code < 0:
+        raise MeasurementError(f"{artifact.path}: the measured process was killed by {signal.Signals(-code).name}")
+    if code > 0:
+        lines = log.read_text(errors="replace").strip().splitlines() or ["no message"]
+        raise MeasurementError(f"{artifact.path}: the measured process failed: {lines[-1].strip()}")
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Kills whatever is left of a process's group, on success, failure and Ctrl-C alike."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

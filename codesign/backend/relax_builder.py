@@ -1,0 +1,464 @@
+"""From operations to a Relax module: layouts, kernels shared by shape, weights as stored in the artefact."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import relax, tirx
+
+from codesign.backend import float_operators
+from codesign.backend.kernels import elementwise, movement, pooling
+from codesign.backend.kernels.geometry import ConvolutionShape
+from codesign.backend.kernels.instruction_set import InstructionSet
+from codesign.backend.kernels.packing import LANES, round_up
+from codesign.backend.layers import addition_factors, layer_constants, layer_kernel
+from codesign.backend.operations import (
+    Addition,
+    Concatenation,
+    Conversion,
+    Convolution,
+    Crop,
+    Generic,
+    Operation,
+    Pooling,
+    Tensor,
+)
+from codesign.backend.qdq_graph import Network
+from codesign.backend.storage import Layout, Stored, image_size, row_count
+
+OPAQUE = 8
+"""TVM's kind of a function that is never fused with others."""
+
+
+@dataclass(frozen=True)
+class RelaxModule:
+    """A network as Relax.
+
+    Attributes:
+        module: Function `main` from the input to the logits, and its kernels.
+        weight_bytes: Bytes of all weights as stored: packed weights, scales and biases.
+    """
+
+    module: tvm.IRModule
+    weight_bytes: int
+
+
+@dataclass
+class _Builder:
+    isa: InstructionSet
+    threads: int
+    blocks: relax.BlockBuilder = field(default_factory=relax.BlockBuilder)
+    kernels: dict[tuple[object, ...], tvm.ir.GlobalVar] = field(default_factory=dict)
+    values: dict[tuple[str, Layout], Stored] = field(default_factory=dict)
+    weight_bytes: int = 0
+
+    def call(
+        self,
+        key: tuple[object, ...],
+        make: Callable[[], tirx.PrimFunc],
+        arguments: list[relax.Expr],
+        shape: tuple[int, ...],
+        dtype: str,
+    ) -> relax.Var:
+        """Calls a kernel, written once for each key."""
+        if key not in self.kernels:
+            function = make().without_attr("global_symbol").with_attr("op_pattern", OPAQUE)
+            self.kernels[key] = self.blocks.add_func(function, str(key[0]))
+        return self.blocks.emit(relax.call_tir(self.kernels[key], arguments, relax.TensorType(shape, dtype)))
+
+    def put(self, tensor: Tensor, layout: Layout, value: relax.Expr, channels: int = 0) -> None:
+        """Remembers where a tensor is."""
+        self.values[tensor.name, layout] = Stored(value, channels)
+
+    def has(self, tensor: Tensor, layout: Layout) -> bool:
+        """Whether a tensor is there in a layout."""
+        return (tensor.name, layout) in self.values
+
+    def plain(self, tensor: Tensor) -> relax.Expr:
+        """A tensor as the graph has it."""
+        if self.has(tensor, Layout.PLAIN):
+            return self.values[tensor.name, Layout.PLAIN].value
+        if self.has(tensor, Layout.IMAGE):
+            value = self._plain_image(tensor, self.values[tensor.name, Layout.IMAGE])
+        else:
+            value = self._plain_rows(tensor, self.values[tensor.name, Layout.ROWS])
+        self.put(tensor, Layout.PLAIN, value)
+        return value
+
+    def _plain_image(self, tensor: Tensor, stored: Stored) -> relax.Expr:
+        channels, height, width = image_size(tensor)
+        if height * width == 1 and channels == stored.channels:
+            return self.reshape(stored.value, tensor.shape)
+        sizes = (channels, height, width, stored.channels, tensor.dtype)
+        source = self.reshape(stored.value, (1, height, width, stored.channels))
+        return self.call(
+            ("from_pixels", *sizes), lambda: movement.from_pixels(*sizes), [source], tensor.shape, tensor.dtype
+        )
+
+    def _plain_rows(self, tensor: Tensor, stored: Stored) -> relax.Expr:
+        rows, size = row_count(tensor), tensor.shape[-1]
+        value = self._restored(stored.value, rows, size, stored.channels, size, tensor.dtype)
+        return self.reshape(value, tensor.shape)
+
+    def _restored(
+        self, value: relax.Expr, pixels: int, channels: int, source: int, target: int, dtype: str
+    ) -> relax.Expr:
+        if source == target:
+            return value
+        sizes = (pixels, channels, source, target, dtype)
+        flat = self.reshape(value, (pixels, source))
+        return self.call(
+            ("restore_channels", *sizes),
+            lambda: movement.restore_channels(*sizes),
+            [flat],
+            (pixels, target),
+            dtype,
+        )
+
+    def image(self, tensor: Tensor, channels: int | None = None) -> Stored:
+        """A tensor by pixel; with `channels` given, with exactly so many stored channels."""
+        size, height, width = image_size(tensor)
+        if not self.has(tensor, Layout.IMAGE):
+            target = channels if channels is not None else _fewest_channels(tensor)
+            sizes = (size, height, width, target, tensor.dtype)
+            value = self.call(
+                ("to_pixels", *sizes),
+                lambda: movement.to_pixels(*sizes),
+                [self.plain(tensor)],
+                (1, height, width, target),
+                tensor.dtype,
+            )
+            self.put(tensor, Layout.IMAGE, value, target)
+        stored = self.values[tensor.name, Layout.IMAGE]
+        if channels is None or stored.channels == channels:
+            return stored
+        value = self._restored(stored.value, height * width, size, stored.channels, channels, tensor.dtype)
+        return Stored(value, channels)
+
+    def rows(self, tensor: Tensor) -> Stored:
+        """A tensor as rows of its last axis, padded to a multiple of 16."""
+        if not self.has(tensor, Layout.ROWS):
+            size = tensor.shape[-1]
+            target = round_up(size, LANES)
+            value = self._restored(self.plain(tensor), row_count(tensor), size, size, target, tensor.dtype)
+            self.put(tensor, Layout.ROWS, value, target)
+        return self.values[tensor.name, Layout.ROWS]
+
+    def reshape(self, value: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
+        """The same bytes with another shape."""
+        if tuple(int(size) for size in value.ty.shape.values) == tuple(shape):
+            return value
+        return self.blocks.emit(relax.op.reshape(value, shape))
+
+    def any_layout(self, tensor: Tensor) -> tuple[Layout, Stored]:
+        """Some layout that a tensor is already in."""
+        for layout in (Layout.IMAGE, Layout.ROWS, Layout.PLAIN):
+            if self.has(tensor, layout):
+                return layout, self.values[tensor.name, layout]
+        raise KeyError(tensor.name)
+
+
+def build_module(network: Network, isa: InstructionSet, threads: int) -> RelaxModule:
+    """Writes a network as Relax.
+
+    Args:
+        network: Operations without problems.
+        isa: The processor.
+        threads: Threads to schedule for.
+
+    Returns:
+        The module.
+    """
+    builder = _Builder(isa, threads)
+    start = relax.Var("image", relax.TensorType(network.input.shape, "float32"))
+    with builder.blocks.function("main", [start]):
+        with builder.blocks.dataflow():
+            builder.put(network.input, Layout.PLAIN, start)
+            for operation in network.operations:
+                _emit(builder, operation)
+            result = builder.blocks.emit_output(builder.plain(network.output))
+        builder.blocks.emit_func_output(result)
+    return RelaxModule(builder.blocks.get(), builder.weight_bytes)
+
+
+def _emit(builder: _Builder, operation: Operation) -> None:
+    match operation:
+        case Convolution():
+            _convolution(builder, operation)
+        case Pooling():
+            _pooling(builder, operation)
+        case Addition():
+            _addition(builder, operation)
+        case Concatenation():
+            _concatenation(builder, operation)
+        case Crop():
+            _crop(builder, operation)
+        case Conversion():
+            _conversion(builder, operation)
+        case Generic():
+            _generic(builder, operation)
+
+
+def _convolution(builder: _Builder, layer: Convolution) -> None:
+    groups_out = layer.weight.values.shape[0]
+    out_channels = round_up(groups_out, LANES)
+    if layer.dense:
+        stored, height, width = builder.rows(layer.x), 1, row_count(layer.x)
+    else:
+        needed = round_up(layer.x.shape[1], LANES) if layer.groups > 1 else None
+        stored = builder.image(layer.x, needed)
+        _, height, width = image_size(layer.x)
+    window = layer.window
+    shape = ConvolutionShape(
+        height,
+        width,
+        stored.channels,
+        out_channels,
+        window.kernel,
+        window.stride,
+        window.dilation,
+        window.pads,
+        layer.groups,
+        layer.weight.values.shape[1],
+        groups_out // layer.groups,
+    ).flattened()
+    in_shape = (1, shape.height, shape.width, stored.channels)
+    out_shape = (1, shape.out_height, shape.out_width, out_channels)
+    constants = layer_constants(layer, shape, builder.isa)
+    builder.weight_bytes += sum(c.nbytes for c in constants.stored)
+    arguments = [builder.reshape(stored.value, in_shape), *(relax.const(c) for c in constants.arguments)]
+    if layer.residual is not None:
+        other = layer.residual.tensor
+        added = builder.rows(other) if layer.dense else builder.image(other, out_channels)
+        arguments.append(builder.reshape(added.value, out_shape))
+    key, make = layer_kernel(layer, shape, builder.isa, builder.threads)
+    value = builder.call(key, make, arguments, out_shape, layer.output.dtype)
+    builder.put(layer.output, Layout.ROWS if layer.dense else Layout.IMAGE, value, out_channels)
+
+
+def _pooling(builder: _Builder, layer: Pooling) -> None:
+    stored = builder.image(layer.x)
+    _, height, width = image_size(layer.x)
+    window, channels = layer.window, stored.channels
+    shape = ConvolutionShape(
+        height, width, channels, channels, window.kernel, window.stride, window.dilation, window.pads
+    )
+    arguments = [builder.reshape(stored.value, (1, height, width, channels))]
+    dtype = layer.x.dtype
+    if layer.kind == "average" and layer.x.quantization is not None and layer.output.quantization is not None:
+        x, y = layer.x.quantization, layer.output.quantization
+        factors = (float(np.float32(x.scale) / np.float32(y.scale)), *y.bounds(layer.clamp))
+        arguments += [_integers(x.zero_point, y.zero_point), _reals(*factors)]
+    out_shape = (1, shape.out_height, shape.out_width, channels)
+    if layer.kind == "max":
+        value = builder.call(
+            ("max_pool", shape, dtype), lambda: pooling.max_pool(shape, dtype), arguments, out_shape, dtype
+        )
+    else:
+        value = builder.call(
+            ("average_pool", shape, layer.count_padding, dtype),
+            lambda: pooling.average_pool(shape, layer.count_padding, dtype),
+            arguments,
+            out_shape,
+            dtype,
+        )
+    layout = Layout.IMAGE if len(layer.output.shape) == 4 else Layout.ROWS
+    if layer.kind == "max" or layer.output.quantization is None:
+        value = _clamped(builder, value, layer)
+    builder.put(layer.output, layout, value, channels)
+
+
+def _clamped(builder: _Builder, value: relax.Expr, layer: Pooling) -> relax.Expr:
+    low, high = layer.clamp.low, layer.clamp.high
+    if low is None and high is None:
+        return value
+    if layer.output.quantization is not None:
+        zero = layer.output.quantization.zero_point
+        bounds = [int(np.rint(bound)) + zero for bound in layer.output.quantization.bounds(layer.clamp)]
+        ends = [relax.const(np.uint8(bound)) for bound in bounds]
+    else:
+        ends = [relax.const(np.float32(-np.inf if low is None else low))]
+        ends.append(relax.const(np.float32(np.inf if high is None else high)))
+    return builder.blocks.emit(relax.op.minimum(relax.op.maximum(value, ends[0]), ends[1]))
+
+
+def _addition(builder: _Builder, operation: Addition) -> None:
+    a, b, y = operation.a.quantization, operation.b.quantization, operation.output.quantization
+    assert a is not None
+    assert b is not None
+    assert y is not None
+    layout, stored = builder.any_layout(operation.a)
+    values = [stored.value]
+    if layout is Layout.IMAGE:
+        values.append(builder.image(operation.b, stored.channels).value)
+    elif layout is Layout.ROWS:
+        values.append(builder.rows(operation.b).value)
+    else:
+        values.append(builder.plain(operation.b))
+    shape = _shape_of(values[0])
+    values[1] = builder.reshape(values[1], shape)
+    factors = addition_factors(a, b, y)
+    low, high = (bound + y.zero_point for bound in y.bounds(operation.clamp))
+    value = builder.call(
+        ("add_quantized", shape),
+        lambda: elementwise.add_quantized(shape),
+        [*values, _reals(*factors, np.rint(low), np.rint(high))],
+        shape,
+        "uint8",
+    )
+    builder.put(operation.output, layout, value, stored.channels)
+
+
+def _concatenation(builder: _Builder, operation: Concatenation) -> None:
+    images = [builder.image(tensor) for tensor in operation.inputs]
+    channels, height, width = image_size(operation.output)
+    pixels, target, dtype = height * width, round_up(channels, LANES), operation.output.dtype
+    logical = tuple(tensor.shape[1] for tensor in operation.inputs)
+    physical = tuple(image.channels for image in images)
+    value = builder.call(
+        ("concatenate", pixels, logical, physical, target, dtype),
+        lambda: movement.concatenate(pixels, logical, physical, target, dtype),
+        [builder.reshape(image.value, (pixels, image.channels)) for image in images],
+        (pixels, target),
+        dtype,
+    )
+    builder.put(operation.output, Layout.IMAGE, value, target)
+
+
+def _crop(builder: _Builder, operation: Crop) -> None:
+    stored = builder.image(operation.x)
+    _, height, width = image_size(operation.x)
+    channels, out_height, out_width = image_size(operation.output)
+    source, target = (height, width, stored.channels), (out_height, out_width, round_up(channels, LANES))
+    by_pixel = movement.Window(
+        *((part[1], part[2], part[0]) for part in (operation.start, operation.step, operation.size, operation.before))
+    )
+    dtype = operation.output.dtype
+    value = builder.call(
+        ("move_window", source, target, by_pixel, dtype),
+        lambda: movement.move_window(source, target, by_pixel, dtype),
+        [builder.reshape(stored.value, (1, *source)), relax.const(np.full(1, operation.fill, dtype))],
+        (1, *target),
+        dtype,
+    )
+    builder.put(operation.output, Layout.IMAGE, value, target[2])
+
+
+def _conversion(builder: _Builder, operation: Conversion) -> None:
+    layout, stored = builder.any_layout(operation.x)
+    shape = _shape_of(stored.value)
+    source, target = operation.x.quantization, operation.output.quantization
+    if source is None:
+        assert target is not None
+        bounds = target.bounds(operation.clamp)
+        name, make = "quantize", elementwise.quantize
+        constants = [_integers(target.zero_point), _reals(target.scale, *bounds)]
+    elif target is None:
+        name, make = "dequantize", elementwise.dequantize
+        constants = [_integers(source.zero_point), _reals(source.scale)]
+    else:
+        name, make = "requantize", elementwise.requantize
+        bounds = target.bounds(operation.clamp)
+        constants = [
+            _integers(source.zero_point, target.zero_point),
+            _reals(source.scale, target.scale, *bounds),
+        ]
+    value = builder.call((name, shape), lambda: make(shape), [stored.value, *constants], shape, operation.output.dtype)
+    builder.put(operation.output, layout, value, stored.channels)
+
+
+def _generic(builder: _Builder, operation: Generic) -> None:
+    if _keeps_vector(builder, operation):
+        return
+    if _emit_by_pixel(builder, operation):
+        return
+    constant_positions = float_operators.CONSTANT_OPERANDS.get(operation.op_type, ())
+    operands: list[relax.Expr | NDArray[np.generic] | None] = []
+    for position, operand in enumerate(operation.operands):
+        if isinstance(operand, Tensor):
+            operands.append(builder.plain(operand))
+        elif operand is None or position in constant_positions:
+            operands.append(operand)
+        else:
+            operands.append(relax.const(np.ascontiguousarray(operand, np.float32)))
+    results = float_operators.emit(operation, operands)
+    for tensor, result in zip(operation.outputs, results, strict=True):
+        builder.put(tensor, Layout.PLAIN, builder.blocks.emit(result))
+
+
+def _keeps_vector(builder: _Builder, operation: Generic) -> bool:
+    """A reshape between `[1, C, 1, 1]` by pixel and `[1, C]` as a row moves nothing."""
+    source, target = operation.operands[0], operation.outputs[0]
+    if operation.op_type not in {"Reshape", "Flatten", "Squeeze"} or not isinstance(source, Tensor):
+        return False
+    if prod(source.shape) != source.shape[1] or target.shape[-1] != source.shape[1] or len(source.shape) != 4:
+        return False
+    if not builder.has(source, Layout.IMAGE):
+        return False
+    stored = builder.values[source.name, Layout.IMAGE]
+    if stored.channels % LANES:
+        return False
+    builder.put(target, Layout.ROWS, stored.value, stored.channels)
+    return True
+
+
+def _emit_by_pixel(builder: _Builder, operation: Generic) -> bool:
+    """Runs an element-wise operation on images as they are stored, so that no layout changes."""
+    if operation.op_type not in float_operators.ELEMENTWISE or len(operation.outputs[0].shape) != 4:
+        return False
+    tensors = [t for t in operation.operands if isinstance(t, Tensor)]
+    if not any(builder.has(t, Layout.IMAGE) for t in tensors):
+        return False
+    channels = operation.outputs[0].shape[1]
+    stored = round_up(channels, LANES)
+    operands: list[relax.Expr | NDArray[np.generic] | None] = []
+    for position, operand in enumerate(operation.operands):
+        if isinstance(operand, Tensor):
+            if len(operand.shape) != 4 or operand.shape[1] != channels:
+                return False
+            image = builder.image(operand, stored)
+            operands.append(builder.reshape(image.value, (1, *operand.shape[2:], stored)))
+        elif operand is None or position in float_operators.CONSTANT_OPERANDS.get(operation.op_type, ()):
+            operands.append(operand)
+        else:
+            spread = _constant_by_pixel(operand, channels, stored)
+            if spread is None:
+                return False
+            operands.append(relax.const(spread))
+    (result,) = float_operators.emit(operation, operands)
+    builder.put(operation.outputs[0], Layout.IMAGE, builder.blocks.emit(result), stored)
+    return True
+
+
+def _constant_by_pixel(constant: NDArray[np.generic], channels: int, stored: int) -> NDArray[np.float32] | None:
+    if constant.size == 1:
+        return constant.astype(np.float32).reshape(())
+    shape = (1,) * (4 - constant.ndim) + constant.shape
+    if len(shape) != 4 or shape != (1, channels, 1, 1):
+        return None
+    result = np.ones(stored, np.float32)
+    result[:channels] = constant.reshape(-1)
+    return result.reshape(1, 1, 1, stored)
+
+
+def _fewest_channels(tensor: Tensor) -> int:
+    """Stored channels of the network's input: as few as its kernels take."""
+    channels = tensor.shape[1]
+    if channels >= LANES:
+        return round_up(channels, LANES)
+    return round_up(channels, 4) if tensor.quantization is not None else channels
+
+
+def _shape_of(value: relax.Expr) -> tuple[int, ...]:
+    return tuple(int(size) for size in value.ty.shape.values)
+
+
+def _integers(*values: int) -> relax.Expr:
+    return relax.const(np.array(values, np.int32))
+
+
+def _reals(*values: float) -> relax.Expr:
+    return relax.const(np.array(values, np.float32))

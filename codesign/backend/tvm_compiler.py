@@ -1,0 +1,136 @@
+"""Compiles ONNX files with TVM: own integer and float kernels, everything else legalised by Relax."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from codesign.backend.base import Artifact
+from codesign.backend.qdq_graph import Network, read_network
+from codesign.backend.sidecar import Sidecar
+from codesign.errors import CompileError
+from codesign.files import replacing
+from codesign.hardware.target import Target, TvmTarget
+
+if TYPE_CHECKING:
+    import tvm
+
+LINKERS = ("g++", "c++", "clang++")
+"""Programs that link the exported library, in order of preference."""
+
+
+class TvmCompiler:
+    """Writes a shared library and, beside it, a JSON file with what a runner must know.
+
+    QDQ patterns are executed in integers: uint8 activations times int8 or packed weights, summed in int32. Kernels
+    are scheduled for the target's processor and number of threads, and shared by all layers of one shape.
+    """
+
+    name: ClassVar[str] = "tvm"
+
+    def unsupported(self, graph_path: Path) -> tuple[str, ...]:
+        """What cannot be compiled.
+
+        Args:
+            graph_path: The ONNX file.
+
+        Returns:
+            One line `OpType (node name): why` for each such node.
+        """
+        return read_network(graph_path).problems
+
+    def compile(self, graph_path: Path, target: Target, plan_digest: str, work_dir: Path) -> Artifact:
+        """Compiles.
+
+        Args:
+            graph_path: The ONNX file.
+            target: Where it shall run; it must say what TVM compiles for.
+            plan_digest: Recorded in the artefact.
+            work_dir: Folder for the artefact.
+
+        Returns:
+            The artefact; its path is the library.
+
+        Raises:
+            CompileError: It cannot; the message names the nodes.
+        """
+        if target.tvm is None:
+            raise CompileError(f"target {target.name!r} has no [tvm] section, so TVM cannot compile for it; add one")
+        network = read_network(graph_path)
+        if network.problems:
+            listed = "; ".join(network.problems)
+            raise CompileError(f"{graph_path}: TVM cannot compile {len(network.problems)} nodes: {listed}")
+        library = work_dir / f"{self.name}-{target.name}-{plan_digest}.so"
+        weight_bytes = _build(network, target.tvm, target.threads, library, graph_path)
+        Sidecar(
+            self.name,
+            target.name,
+            plan_digest,
+            network.input.shape,
+            network.output.shape,
+            target.threads,
+            weight_bytes,
+        ).write(library)
+        return Artifact(library, self.name, target.name, plan_digest, weight_bytes)
+
+
+def _build(network: Network, settings: TvmTarget, threads: int, library: Path, graph_path: Path) -> int:
+    import tvm
+    from tvm import relax
+
+    from codesign.backend.kernels.instruction_set import instruction_set
+    from codesign.backend.relax_builder import build_module
+
+    linker = _linker(settings.mtriple)
+    target = tvm_target(settings, threads)
+    try:
+        with target:
+            built = build_module(network, instruction_set(target), threads)
+            passes = relax.transform
+            fused = tvm.transform.Sequential([
+                passes.LegalizeOps(),
+                passes.AnnotateTIROpPattern(),
+                passes.FuseOps(),
+                passes.FuseTIR(),
+            ])(built.module)
+            executable = relax.build(fused, target)
+    except (tvm.TVMError, ValueError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise CompileError(f"{graph_path}: TVM failed ({reason}); compile with another compiler") from error
+    with replacing(library) as temporary:
+        executable.export_library(str(temporary), cc=linker)
+    return built.weight_bytes
+
+
+def tvm_target(settings: TvmTarget, threads: int) -> "tvm.target.Target":
+    """The TVM target of a section `[tvm]`.
+
+    Args:
+        settings: The section.
+        threads: Threads to compile for.
+
+    Returns:
+        The target; `native` has become the name of this machine's processor.
+
+    Raises:
+        CompileError: LLVM does not know the processor.
+    """
+    import tvm
+
+    codegen = tvm.target.codegen
+    mcpu = codegen.llvm_get_system_cpu() if settings.mcpu == "native" else settings.mcpu
+    description = {"kind": settings.kind, "mcpu": mcpu, "num-cores": threads, "opt-level": 3}
+    if settings.mtriple is not None:
+        description["mtriple"] = settings.mtriple
+    target = tvm.target.Target(description)
+    if settings.mtriple is None and mcpu not in codegen.llvm_get_cpu_archlist(target):
+        raise CompileError(f"mcpu {mcpu!r} is unknown to LLVM; use 'native' or a name that `llc -mcpu=help` lists")
+    return target
+
+
+def _linker(mtriple: str | None) -> str:
+    names = LINKERS if mtriple is None else tuple(f"{mtriple}-{name}" for name in LINKERS)
+    for name in names:
+        path = shutil.which(name)
+        if path is not None:
+            return path
+    raise CompileError(f"no linker was found (looked for {', '.join(names)}); install one, such as Debian's g++")

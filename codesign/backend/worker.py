@@ -1,0 +1,131 @@
+"""The measured process: `python -m codesign.backend.worker REQUEST.json` loads one artefact, runs it and writes an npz.
+
+It runs apart from everything else so that a crash or an endless loop costs one candidate. Thread counts stand in the
+environment before it starts, since TVM and OpenMP read them once.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a worker shall do.
+
+    Attributes:
+        artifact: File to load.
+        compiler: `tvm` or `onnxruntime`.
+        input_shape: Shape of the input.
+        threads: Threads, for libraries that are told when they load.
+        warm_up: Runs that are not counted.
+        repeats: Samples.
+        runs_per_sample: Runs whose mean is one sample.
+        images: An npy file of inputs `[N, ...]`, None for none.
+        result: The npz file to write: `latencies_s` [repeats] and `outputs` [N, ...], empty without images.
+    """
+
+    artifact: str
+    compiler: str
+    input_shape: tuple[int, ...]
+    threads: int
+    warm_up: int
+    repeats: int
+    runs_per_sample: int
+    images: str | None
+    result: str
+
+    def write(self, path: Path) -> None:
+        """Writes the request.
+
+        Args:
+            path: Where to.
+        """
+        path.write_text(json.dumps(asdict(self)))
+
+
+def main(path: str) -> None:
+    """Carries out a request.
+
+    Args:
+        path: File that `Request.write` wrote.
+
+    Raises:
+        ValueError: The request names an unknown compiler.
+    """
+    request = Request(**json.loads(Path(path).read_text()))
+    if request.compiler == "tvm":
+        run, prepared = _load_tvm(request)
+    elif request.compiler == "onnxruntime":
+        run, prepared = _load_onnxruntime(request)
+    else:
+        raise ValueError(f"no runtime for artefacts of compiler {request.compiler!r}")
+    images = np.zeros(request.input_shape, np.float32)
+    outputs = np.zeros(0, np.float32)
+    if request.images is not None:
+        images = np.load(request.images, allow_pickle=False)
+        outputs = np.concatenate([run(images[i : i + 1]) for i in range(len(images))])
+    latencies_s = _latencies(prepared(images[:1]), request)
+    with Path(request.result).open("wb") as file:
+        np.savez(file, latencies_s=latencies_s, outputs=outputs)
+
+
+def _latencies(call: "Callable[[], object]", request: Request) -> "NDArray[np.float64]":
+    for _ in range(request.warm_up):
+        call()
+    samples = np.empty(request.repeats)
+    for sample in range(request.repeats):
+        start = time.perf_counter()
+        for _ in range(request.runs_per_sample):
+            call()
+        samples[sample] = (time.perf_counter() - start) / request.runs_per_sample
+    return samples
+
+
+def _load_tvm(request: Request) -> "tuple[Run, Callable[[NDArray[np.float32]], Callable[[], object]]]":
+    """How to compute one output, and how to prepare a call that does nothing but run."""
+    import tvm
+    from tvm import relax
+
+    function = relax.VirtualMachine(tvm.runtime.load_module(request.artifact), tvm.cpu())["main"]
+
+    def prepared(image: "NDArray[np.float32]") -> "Callable[[], object]":
+        tensor = tvm.runtime.tensor(np.ascontiguousarray(image))
+        return lambda: function(tensor)
+
+    return lambda image: function(tvm.runtime.tensor(np.ascontiguousarray(image))).numpy(), prepared
+
+
+def _load_onnxruntime(request: Request) -> "tuple[Run, Callable[[NDArray[np.float32]], Callable[[], object]]]":
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = request.threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(request.artifact, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def prepared(image: "NDArray[np.float32]") -> "Callable[[], object]":
+        feed = {name: np.ascontiguousarray(image)}
+        return lambda: session.run(None, feed)
+
+    def run(image: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        output: NDArray[np.float32] = session.run(None, {name: image})[0]
+        return output
+
+    return run, prepared
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,1 @@
+"""The flow: load -> lower -> annotate -> search -> apply -> compile -> measure -> report."""

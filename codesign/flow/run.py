@@ -1,0 +1,116 @@
+"""One run, from top to bottom."""
+
+from pathlib import Path
+
+from codesign.cost.select import cost_model_for
+from codesign.errors import CodesignError, CompileError, MeasurementError
+from codesign.flow.build import build, compilers_of, refuse_what_cannot_be_compiled
+from codesign.flow.context import RunContext, load_data
+from codesign.flow.decide import Proposal, decide
+from codesign.flow.prepare import annotate, obtain, pipeline_of
+from codesign.flow.publish import publish
+from codesign.hardware.catalog import load_profile, load_target
+from codesign.progress import Progress
+from codesign.report.contents import Measured, RunReport
+from codesign.run_file import RunFile
+from codesign.run_folder import RunFolder
+
+
+def execute(run: RunFile, base: Path, folder: Path, progress: Progress) -> RunReport:
+    """load -> lower -> annotate -> search -> apply -> compile -> measure -> report.
+
+    Every step keeps its result in the folder, with a digest of its inputs; what is there and still true is not done
+    again, so that a run that was killed goes on when it is repeated.
+
+    Args:
+        run: The run file.
+        base: Folder that relative paths in it start from.
+        folder: Where results go.
+        progress: Told about every step.
+
+    Returns:
+        What the run found.
+
+    Raises:
+        CodesignError: The baseline cannot be built or measured, so that nothing can be compared with it.
+    """
+    context = open_run(run, base, folder, progress)
+    program = obtain(context)
+    refuse_what_cannot_be_compiled(context)
+    program, facts = annotate(context, program)
+    decision = decide(context, program, facts)
+    built: dict[str, Measured | str] = {}
+    for proposal in decision.proposals:
+        built[proposal.identity] = _built(context, proposal)
+    return publish(context, program, facts, decision, built)
+
+
+def open_run(run: RunFile, base: Path, folder: Path, progress: Progress) -> RunContext:
+    """Loads target and data and opens the folder.
+
+    Args:
+        run: The run file.
+        base: Folder that relative paths in it start from.
+        folder: Where results go.
+        progress: Told about loading.
+
+    Returns:
+        What the steps use.
+    """
+    local = base / run.target
+    target = load_target(str(local) if run.target.endswith(".toml") and local.is_file() else run.target)
+    profile = load_profile(target.profile, target.threads)
+    cost_model = cost_model_for(profile)
+    data = load_data(run, base, progress)
+    return RunContext(run, base, RunFolder(folder, progress), target, profile, cost_model, data, progress)
+
+
+def _built(context: RunContext, proposal: Proposal) -> Measured | str:
+    """What was measured of a plan, or why it failed; a failed plan is tried again by the next run."""
+    try:
+        return build(context, proposal.plan, proposal.cost)
+    except (CompileError, MeasurementError) as error:
+        if proposal.plan is None:
+            raise CodesignError(f"the network in floating point failed, so nothing can be compared: {error}") from error
+        context.progress.note(f"candidate {proposal.identity} failed: {error}")
+        return str(error)
+
+
+def describe(run: RunFile, base: Path, folder: Path, progress: Progress) -> list[str]:
+    """What a run would do.
+
+    Args:
+        run: The run file.
+        base: Folder that relative paths in it start from.
+        folder: Where results would go.
+        progress: Told about loading data.
+
+    Returns:
+        Lines for the terminal.
+    """
+    context = open_run(run, base, folder, progress)
+    target, section = context.target, run.search
+    uniform = len(run.quantization.weight_bits) if section.uniform else 0
+    sweep = section.sweep.points if section.sweep else 0
+    at_most = 1 + uniform + 2 * len(section.budgets) + sweep
+    data = "; ".join(f"{label}: {words}" for label, words in context.data.describe().items())
+    steps = [
+        f"load      {run.model.source}" + (f" with {run.model.weights}" if run.model.weights else ""),
+        f"          {data}",
+        *([f"train     {run.train.epochs} epochs on {len(context.data.splits.training)} samples"] if run.train else []),
+        "lower     to ONNX",
+        f"annotate  {pipeline_of(context)}",
+        *(
+            f"search    under {budget_in_words(b)}, {section.evaluations} plans measured at most"
+            for b in section.budgets
+        ),
+        *([f"search    {sweep} plans along {section.sweep.metric}"] if section.sweep else []),
+        f"compile   at most {at_most} networks with {', '.join(c.name for c in compilers_of(context))}",
+        f"measure   on {target.name} ({target.runner}), {target.threads} thread(s), {run.measure.repeats} samples each",
+        f"report    {folder / 'report.html'}",
+    ]
+    records = folder / "steps"
+    done = (
+        sorted(str(p.relative_to(records).with_suffix("")) for p in records.rglob("*.json")) if records.exists() else []
+    )
+    return [*steps, f"Kept from before, if their inputs are the same: {', '.join(done) or 'nothing'}"]
