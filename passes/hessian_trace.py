@@ -97,8 +97,8 @@ class HessianTracePass(AnalysisPass):
         packed = {n: source.layer_of[name_of(n)] for n, obstacle in obstacles.items() if obstacle is None}
         packed = {node: layer for node, layer in packed.items() if layer in once}
         probed = {n: source.weight_of[name_of(n)] for n in obstacles if n not in packed}
+        probes = self._probed(source, images, probed, obstacles, context)  # first, for it may refuse missing labels
         traces = self._packed(source, images, list(packed.values()), context)
-        probes = self._probed(source, images, probed, obstacles, context)
         for node in obstacles:
             block = traces[packed[node]] if node in packed else probes[probed[node]]
             annotate(node, self._fact(block, source.elements_of(node), node in packed, len(images)))

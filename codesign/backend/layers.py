@@ -143,6 +143,8 @@ def _requantization(layer: Convolution, x: Quantization) -> tuple[NDArray[np.int
 def addition_factors(a: Quantization, b: Quantization, y: Quantization) -> tuple[float, float, float]:
     """Offset and factors of a quantised addition in float32, as in kernels/elementwise.py.
 
+    The offset is z_y - fma(f_b, z_b, f_a z_a) with each step rounded to float32, as in MLAS.
+
     Args:
         a: First operand.
         b: Second operand.
@@ -153,5 +155,6 @@ def addition_factors(a: Quantization, b: Quantization, y: Quantization) -> tuple
     """
     factor_a = np.float32(a.scale) / np.float32(y.scale)
     factor_b = np.float32(b.scale) / np.float32(y.scale)
-    shift = factor_a * np.float32(a.zero_point) + factor_b * np.float32(b.zero_point)
+    first = np.float64(factor_a * np.float32(a.zero_point))
+    shift = np.float32(np.float64(factor_b) * b.zero_point + first)
     return float(np.float32(y.zero_point) - shift), float(factor_a), float(factor_b)

@@ -1,13 +1,12 @@
 """From operations to a Relax module: layouts, kernels shared by shape, weights as stored in the artefact."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 import tvm
 from numpy.typing import NDArray
-from tvm import relax, tirx
+from tvm import relax
 
 from codesign.backend import float_operators
 from codesign.backend.kernels import elementwise, movement, pooling
@@ -27,10 +26,7 @@ from codesign.backend.operations import (
     Tensor,
 )
 from codesign.backend.qdq_graph import Network
-from codesign.backend.storage import Layout, Stored, image_size, row_count
-
-OPAQUE = 8
-"""TVM's kind of a function that is never fused with others."""
+from codesign.backend.value_store import Layout, ValueStore, image_size, row_count
 
 
 @dataclass(frozen=True)
@@ -46,121 +42,6 @@ class RelaxModule:
     weight_bytes: int
 
 
-@dataclass
-class _Builder:
-    isa: InstructionSet
-    threads: int
-    blocks: relax.BlockBuilder = field(default_factory=relax.BlockBuilder)
-    kernels: dict[tuple[object, ...], tvm.ir.GlobalVar] = field(default_factory=dict)
-    values: dict[tuple[str, Layout], Stored] = field(default_factory=dict)
-    weight_bytes: int = 0
-
-    def call(
-        self,
-        key: tuple[object, ...],
-        make: Callable[[], tirx.PrimFunc],
-        arguments: list[relax.Expr],
-        shape: tuple[int, ...],
-        dtype: str,
-    ) -> relax.Var:
-        """Calls a kernel, written once for each key."""
-        if key not in self.kernels:
-            function = make().without_attr("global_symbol").with_attr("op_pattern", OPAQUE)
-            self.kernels[key] = self.blocks.add_func(function, str(key[0]))
-        return self.blocks.emit(relax.call_tir(self.kernels[key], arguments, relax.TensorType(shape, dtype)))
-
-    def put(self, tensor: Tensor, layout: Layout, value: relax.Expr, channels: int = 0) -> None:
-        """Remembers where a tensor is."""
-        self.values[tensor.name, layout] = Stored(value, channels)
-
-    def has(self, tensor: Tensor, layout: Layout) -> bool:
-        """Whether a tensor is there in a layout."""
-        return (tensor.name, layout) in self.values
-
-    def plain(self, tensor: Tensor) -> relax.Expr:
-        """A tensor as the graph has it."""
-        if self.has(tensor, Layout.PLAIN):
-            return self.values[tensor.name, Layout.PLAIN].value
-        if self.has(tensor, Layout.IMAGE):
-            value = self._plain_image(tensor, self.values[tensor.name, Layout.IMAGE])
-        else:
-            value = self._plain_rows(tensor, self.values[tensor.name, Layout.ROWS])
-        self.put(tensor, Layout.PLAIN, value)
-        return value
-
-    def _plain_image(self, tensor: Tensor, stored: Stored) -> relax.Expr:
-        channels, height, width = image_size(tensor)
-        if height * width == 1 and channels == stored.channels:
-            return self.reshape(stored.value, tensor.shape)
-        sizes = (channels, height, width, stored.channels, tensor.dtype)
-        source = self.reshape(stored.value, (1, height, width, stored.channels))
-        return self.call(
-            ("from_pixels", *sizes), lambda: movement.from_pixels(*sizes), [source], tensor.shape, tensor.dtype
-        )
-
-    def _plain_rows(self, tensor: Tensor, stored: Stored) -> relax.Expr:
-        rows, size = row_count(tensor), tensor.shape[-1]
-        value = self._restored(stored.value, rows, size, stored.channels, size, tensor.dtype)
-        return self.reshape(value, tensor.shape)
-
-    def _restored(
-        self, value: relax.Expr, pixels: int, channels: int, source: int, target: int, dtype: str
-    ) -> relax.Expr:
-        if source == target:
-            return value
-        sizes = (pixels, channels, source, target, dtype)
-        flat = self.reshape(value, (pixels, source))
-        return self.call(
-            ("restore_channels", *sizes),
-            lambda: movement.restore_channels(*sizes),
-            [flat],
-            (pixels, target),
-            dtype,
-        )
-
-    def image(self, tensor: Tensor, channels: int | None = None) -> Stored:
-        """A tensor by pixel; with `channels` given, with exactly so many stored channels."""
-        size, height, width = image_size(tensor)
-        if not self.has(tensor, Layout.IMAGE):
-            target = channels if channels is not None else _fewest_channels(tensor)
-            sizes = (size, height, width, target, tensor.dtype)
-            value = self.call(
-                ("to_pixels", *sizes),
-                lambda: movement.to_pixels(*sizes),
-                [self.plain(tensor)],
-                (1, height, width, target),
-                tensor.dtype,
-            )
-            self.put(tensor, Layout.IMAGE, value, target)
-        stored = self.values[tensor.name, Layout.IMAGE]
-        if channels is None or stored.channels == channels:
-            return stored
-        value = self._restored(stored.value, height * width, size, stored.channels, channels, tensor.dtype)
-        return Stored(value, channels)
-
-    def rows(self, tensor: Tensor) -> Stored:
-        """A tensor as rows of its last axis, padded to a multiple of 16."""
-        if not self.has(tensor, Layout.ROWS):
-            size = tensor.shape[-1]
-            target = round_up(size, LANES)
-            value = self._restored(self.plain(tensor), row_count(tensor), size, size, target, tensor.dtype)
-            self.put(tensor, Layout.ROWS, value, target)
-        return self.values[tensor.name, Layout.ROWS]
-
-    def reshape(self, value: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
-        """The same bytes with another shape."""
-        if tuple(int(size) for size in value.ty.shape.values) == tuple(shape):
-            return value
-        return self.blocks.emit(relax.op.reshape(value, shape))
-
-    def any_layout(self, tensor: Tensor) -> tuple[Layout, Stored]:
-        """Some layout that a tensor is already in."""
-        for layout in (Layout.IMAGE, Layout.ROWS, Layout.PLAIN):
-            if self.has(tensor, layout):
-                return layout, self.values[tensor.name, layout]
-        raise KeyError(tensor.name)
-
-
 def build_module(network: Network, isa: InstructionSet, threads: int) -> RelaxModule:
     """Writes a network as Relax.
 
@@ -172,7 +53,7 @@ def build_module(network: Network, isa: InstructionSet, threads: int) -> RelaxMo
     Returns:
         The module.
     """
-    builder = _Builder(isa, threads)
+    builder = ValueStore(isa, threads)
     start = relax.Var("image", relax.TensorType(network.input.shape, "float32"))
     with builder.blocks.function("main", [start]):
         with builder.blocks.dataflow():
@@ -184,7 +65,7 @@ def build_module(network: Network, isa: InstructionSet, threads: int) -> RelaxMo
     return RelaxModule(builder.blocks.get(), builder.weight_bytes)
 
 
-def _emit(builder: _Builder, operation: Operation) -> None:
+def _emit(builder: ValueStore, operation: Operation) -> None:
     match operation:
         case Convolution():
             _convolution(builder, operation)
@@ -202,7 +83,7 @@ def _emit(builder: _Builder, operation: Operation) -> None:
             _generic(builder, operation)
 
 
-def _convolution(builder: _Builder, layer: Convolution) -> None:
+def _convolution(builder: ValueStore, layer: Convolution) -> None:
     groups_out = layer.weight.values.shape[0]
     out_channels = round_up(groups_out, LANES)
     if layer.dense:
@@ -239,7 +120,7 @@ def _convolution(builder: _Builder, layer: Convolution) -> None:
     builder.put(layer.output, Layout.ROWS if layer.dense else Layout.IMAGE, value, out_channels)
 
 
-def _pooling(builder: _Builder, layer: Pooling) -> None:
+def _pooling(builder: ValueStore, layer: Pooling) -> None:
     stored = builder.image(layer.x)
     _, height, width = image_size(layer.x)
     window, channels = layer.window, stored.channels
@@ -271,7 +152,7 @@ def _pooling(builder: _Builder, layer: Pooling) -> None:
     builder.put(layer.output, layout, value, channels)
 
 
-def _clamped(builder: _Builder, value: relax.Expr, layer: Pooling) -> relax.Expr:
+def _clamped(builder: ValueStore, value: relax.Expr, layer: Pooling) -> relax.Expr:
     low, high = layer.clamp.low, layer.clamp.high
     if low is None and high is None:
         return value
@@ -285,7 +166,7 @@ def _clamped(builder: _Builder, value: relax.Expr, layer: Pooling) -> relax.Expr
     return builder.blocks.emit(relax.op.minimum(relax.op.maximum(value, ends[0]), ends[1]))
 
 
-def _addition(builder: _Builder, operation: Addition) -> None:
+def _addition(builder: ValueStore, operation: Addition) -> None:
     a, b, y = operation.a.quantization, operation.b.quantization, operation.output.quantization
     assert a is not None
     assert b is not None
@@ -312,7 +193,7 @@ def _addition(builder: _Builder, operation: Addition) -> None:
     builder.put(operation.output, layout, value, stored.channels)
 
 
-def _concatenation(builder: _Builder, operation: Concatenation) -> None:
+def _concatenation(builder: ValueStore, operation: Concatenation) -> None:
     images = [builder.image(tensor) for tensor in operation.inputs]
     channels, height, width = image_size(operation.output)
     pixels, target, dtype = height * width, round_up(channels, LANES), operation.output.dtype
@@ -328,7 +209,7 @@ def _concatenation(builder: _Builder, operation: Concatenation) -> None:
     builder.put(operation.output, Layout.IMAGE, value, target)
 
 
-def _crop(builder: _Builder, operation: Crop) -> None:
+def _crop(builder: ValueStore, operation: Crop) -> None:
     stored = builder.image(operation.x)
     _, height, width = image_size(operation.x)
     channels, out_height, out_width = image_size(operation.output)
@@ -347,7 +228,7 @@ def _crop(builder: _Builder, operation: Crop) -> None:
     builder.put(operation.output, Layout.IMAGE, value, target[2])
 
 
-def _conversion(builder: _Builder, operation: Conversion) -> None:
+def _conversion(builder: ValueStore, operation: Conversion) -> None:
     layout, stored = builder.any_layout(operation.x)
     shape = _shape_of(stored.value)
     source, target = operation.x.quantization, operation.output.quantization
@@ -370,7 +251,7 @@ def _conversion(builder: _Builder, operation: Conversion) -> None:
     builder.put(operation.output, layout, value, stored.channels)
 
 
-def _generic(builder: _Builder, operation: Generic) -> None:
+def _generic(builder: ValueStore, operation: Generic) -> None:
     if _keeps_vector(builder, operation):
         return
     if _emit_by_pixel(builder, operation):
@@ -389,7 +270,7 @@ def _generic(builder: _Builder, operation: Generic) -> None:
         builder.put(tensor, Layout.PLAIN, builder.blocks.emit(result))
 
 
-def _keeps_vector(builder: _Builder, operation: Generic) -> bool:
+def _keeps_vector(builder: ValueStore, operation: Generic) -> bool:
     """A reshape between `[1, C, 1, 1]` by pixel and `[1, C]` as a row moves nothing."""
     source, target = operation.operands[0], operation.outputs[0]
     if operation.op_type not in {"Reshape", "Flatten", "Squeeze"} or not isinstance(source, Tensor):
@@ -405,7 +286,7 @@ def _keeps_vector(builder: _Builder, operation: Generic) -> bool:
     return True
 
 
-def _emit_by_pixel(builder: _Builder, operation: Generic) -> bool:
+def _emit_by_pixel(builder: ValueStore, operation: Generic) -> bool:
     """Runs an element-wise operation on images as they are stored, so that no layout changes."""
     if operation.op_type not in float_operators.ELEMENTWISE or len(operation.outputs[0].shape) != 4:
         return False
@@ -442,14 +323,6 @@ def _constant_by_pixel(constant: NDArray[np.generic], channels: int, stored: int
     result = np.ones(stored, np.float32)
     result[:channels] = constant.reshape(-1)
     return result.reshape(1, 1, 1, stored)
-
-
-def _fewest_channels(tensor: Tensor) -> int:
-    """Stored channels of the network's input: as few as its kernels take."""
-    channels = tensor.shape[1]
-    if channels >= LANES:
-        return round_up(channels, LANES)
-    return round_up(channels, 4) if tensor.quantization is not None else channels
 
 
 def _shape_of(value: relax.Expr) -> tuple[int, ...]:

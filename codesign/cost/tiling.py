@@ -7,8 +7,8 @@ and outputs (partial sums while the reduction is not finished) lie in the buffer
 
 The three tile loops nest in any order. An operand is fetched again for each iteration of a loop that it does not depend
 on and that lies outside of the innermost loop that it depends on and that runs more than once. Rows shared by
-neighbouring row tiles stay in the buffer as it rolls downwards, unless a loop over channel tiles inside the row loop has overwritten them.
-Outputs whose reduction is interrupted leave as partial sums and come back: 2 (n_c - 1) times.
+neighbouring row tiles stay in the buffer while it rolls downwards, unless a loop over channel tiles inside the row loop
+overwrites them. Outputs whose reduction is interrupted leave as partial sums and come back: 2 (n_c - 1) times.
 """
 
 import itertools

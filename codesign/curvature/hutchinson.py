@@ -79,7 +79,12 @@ def hutchinson_traces(
 
     Returns:
         One block for each weight, with the standard error over probes.
+
+    Raises:
+        InputError: There is no sample, labels do not fit the samples or the logits, or a value is NaN.
     """
+    if not len(inputs) or len(inputs) != len(labels):
+        raise InputError(f"curvature: got {len(inputs)} samples and {len(labels)} labels; give as many, at least one")
     options = options or HutchinsonOptions()
     progress = progress or Silent()
     products = _Products(forward, weights, inputs, labels, options.samples_at_once)

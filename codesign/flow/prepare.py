@@ -14,6 +14,8 @@ from codesign.pass_manager.base import PassContext
 from codesign.pass_manager.manager import PassManager
 from codesign.pass_manager.pipeline import parse_pipeline
 from codesign.plan.facts import GraphFacts
+from codesign.plan.facts_json import facts_from_json, facts_to_json
+from codesign.plan.from_graph import facts_of
 
 LOWERED = "lowered.onnx"
 GRAPH = "graph.onnx"
@@ -171,8 +173,6 @@ def annotate(context: RunContext, program: Program) -> tuple[Program, GraphFacts
     Returns:
         The annotated network as read back from the run's folder, and its facts.
     """
-    from codesign.plan.from_graph import facts_from_json, facts_of, facts_to_json
-
     pipeline = pipeline_of(context)
     data = context.data
     key = digest_of(context.folder / LOWERED, pipeline, data.tuning_digest, context.run.seed, versions())

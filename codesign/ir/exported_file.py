@@ -75,7 +75,7 @@ def read_exported(path: Path) -> torch.export.ExportedProgram:
 def _refuse_code(archive: zipfile.ZipFile, path: Path) -> None:
     names = archive.namelist()
     if not any(name.endswith("/archive_format") for name in names):
-        raise InputError(f"{path}: is not in today's format of torch.export.save; save it with torch 2.8 or later")
+        raise InputError(f"{path}: is not a whole file of torch.export.save, or of one before torch 2.8; save it again")
     for name in names:
         folder = name.split("/", 1)[-1]
         if folder.startswith("data/sample_inputs/"):

@@ -13,7 +13,7 @@ def graph_digest(model: ir.Model) -> str:
     """Digest of structure and weights: operators, edges, attributes, names, decisions and every weight's contents.
 
     Facts, shapes that follow from the inputs', documentation and other tools' metadata don't count. The cost is one
-    SHA-256 over the weights (about 1 GB/s).
+    SHA-256 over the weights.
 
     Args:
         model: The graph.

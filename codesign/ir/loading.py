@@ -186,8 +186,11 @@ def _fixed_shape(
 def _check_onnx(model: ir.Model, path: Path) -> None:
     constants = {name: value.const_value for name, value in model.graph.initializers.items()}
     refuse_not_finite([n for n, t in constants.items() if t is not None and not _is_finite(t)], str(path))
+    proto = ir.to_proto(model)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.SetInParent()  # the checker wants shapes that may be left out, and that we find
     try:
-        onnx.checker.check_model(ir.to_proto(model))
+        onnx.checker.check_model(proto)
     except onnx.checker.ValidationError as error:
         raise InputError(f"{path}: is not valid ONNX ({first_line(error)}); export it again") from None
 

@@ -194,8 +194,11 @@ def _silence() -> Iterator[None]:
 def _program(model: ir.Model, network: nn.Module, examples: Tensor, name: str) -> Program:
     refuse_unsupported(model, name, SEQUENCE_OPERATORS)
     parameters = dict(network.named_parameters(remove_duplicate=False))
-    with _silence():
-        parameter_of = normalize(model, parameters)
+    try:
+        with _silence():
+            parameter_of = normalize(model, parameters)
+    except InputError as error:
+        raise type(error)(f"{name}: {error}") from error
     program = Program(model, network, parameter_of)
     _check_against_module(program, network, examples, name)
     return program

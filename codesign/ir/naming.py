@@ -13,6 +13,9 @@ SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 """Metadata in which torch's exporter keeps the modules around a node, outermost first, then the operation."""
 
 
+_COUNTED = re.compile(r"node_[A-Za-z]+_\d+")  # given by onnx_ir and torch's exporter where there is no name
+
+
 def name_nodes(graph: ir.Graph) -> None:
     """Gives every node a unique name.
 
@@ -28,7 +31,8 @@ def name_nodes(graph: ir.Graph) -> None:
     taken: set[str] = set()
     for node in graph:
         kind = node.op_type.lower()
-        base = _from_origin(node, kind) or (node.name if node.name not in taken else None) or f"{kind}_{counts[kind]}"
+        own = "" if _COUNTED.fullmatch(node.name or "") or node.name in taken else node.name
+        base = _from_origin(node, kind) or own or f"{kind}_{counts[kind]}"
         counts[kind] += 1
         name, repeat = base, 0
         while name in taken:

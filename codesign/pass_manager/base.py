@@ -50,7 +50,7 @@ class Pass(abc.ABC):
 
     Attributes:
         name: Kebab-case name, the same as the entry point's.
-        requires: Facts that an earlier pass must provide.
+        requires: Facts that an earlier pass must provide, whatever the options.
         provides: Facts that are on every node they apply to when the pass has run.
     """
 
@@ -66,6 +66,14 @@ class Pass(abc.ABC):
             program: What to annotate or transform; only its graph may change.
             context: Data, seed and progress.
         """
+
+    def required(self) -> AnnotationSet:
+        """Facts that an earlier pass must provide; overridden where they depend on the options.
+
+        Returns:
+            `requires`, unless overridden.
+        """
+        return self.requires
 
     def __str__(self) -> str:
         shown = (field for field in dataclasses.fields(self) if getattr(self, field.name) != _default(field))

@@ -57,7 +57,7 @@ class PassManager:
         model = program.graph
         if self.verify:
             verify(model, "input of the pipeline", STRUCTURE_RULES)
-        restore_facts(model, {kind for pass_ in self.passes for kind in pass_.requires | pass_.provides})
+        restore_facts(model, {kind for pass_ in self.passes for kind in pass_.required() | pass_.provides})
         self._check_schedule(model)
         digest = graph_digest(model)
         for index, pass_ in enumerate(self.passes):
@@ -83,12 +83,12 @@ class PassManager:
         return digest
 
     def _check_schedule(self, model: ir.Model) -> None:
-        wanted = {kind for pass_ in self.passes for kind in pass_.requires}
+        wanted = {kind for pass_ in self.passes for kind in pass_.required()}
         available = frozenset({type(f) for f in facts_of(model).values()} | wanted)
         available = frozenset(kind for kind in available if is_carried(model, kind))
         culprit: dict[type[Annotation], Pass] = {}
         for pass_ in self.passes:
-            missing = sorted(pass_.requires - available, key=lambda kind: kind.key)
+            missing = sorted(pass_.required() - available, key=lambda kind: kind.key)
             if missing:
                 raise PassError(f"pass {pass_} requires {'; '.join(_missing(kind, culprit) for kind in missing)}")
             stale = stale_after(pass_, available, may_change_graph(pass_))

@@ -80,16 +80,16 @@ def check_requirements(pass_factory: PassFactory, program_factory: ProgramFactor
         AssertionError: A run without a required fact was accepted, or a fact that is not required changes the result.
     """
     pass_ = pass_factory()
-    for kind in pass_.requires:
+    for kind in pass_.required():
         program = program_factory()
-        _keep_only(program, pass_.requires - {kind})
+        _keep_only(program, pass_.required() - {kind})
         try:
             PassManager([pass_]).run(program, context)
         except PassError:
             continue
         raise AssertionError(f"{pass_} requires {kind.key!r} but was accepted without it")
     full, bare = program_factory(), program_factory()
-    _keep_only(bare, pass_.requires)
+    _keep_only(bare, pass_.required())
     for program in (full, bare):
         PassManager([pass_]).run(program, context)
     if _provided(full, pass_) != _provided(bare, pass_) or graph_digest(full.graph) != graph_digest(bare.graph):
@@ -131,7 +131,7 @@ def check_second_run_changes_nothing(
     """
     program = program_factory()
     PassManager([pass_factory()]).run(program, context)
-    if not pass_factory().requires <= {type(fact) for fact in facts_of(program.graph).values()}:
+    if not pass_factory().required() <= {type(fact) for fact in facts_of(program.graph).values()}:
         return
     once = print_graph(program.graph)
     PassManager([pass_factory()]).run(program, context)

@@ -69,7 +69,8 @@ def test_depthwise_uses_the_array_badly() -> None:
         MODEL.best_mapping(_conv(64, 64, 28), 8, 8),
     )
     macs = 28 * 28 * 9 * 64
-    assert dense.compute_s / (64 * macs) < depthwise.compute_s / macs / 4
+    assert depthwise.dataflow == "output-stationary"
+    assert depthwise.compute_s / macs > 2 * dense.compute_s / (64 * macs)
 
 
 def test_a_tiny_buffer_spills_partial_sums_and_costs_more() -> None:
@@ -89,11 +90,11 @@ def test_a_buffer_that_holds_nothing_is_refused_by_node() -> None:
 def test_the_objective_decides_what_is_minimised() -> None:
     frugal = SqueezeleratorModel(PROFILE, objective="energy")
     differ = False
-    for geometry in (_conv(3, 16, 32), _conv(16, 64, 55), _conv(32, 32, 28, groups=32), _conv(64, 64, 8)):
+    for geometry in (_conv(8, 16, 16), _conv(16, 64, 55), _conv(32, 32, 28, groups=32), _conv(64, 64, 8)):
         fast, cheap = MODEL.best_mapping(geometry, 8, 8), frugal.best_mapping(geometry, 8, 8)
         assert fast.latency_s <= cheap.latency_s
         assert cheap.energy_j <= fast.energy_j
-        differ |= fast != cheap
+        differ |= fast.dataflow != cheap.dataflow
     assert differ
 
 

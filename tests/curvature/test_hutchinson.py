@@ -182,6 +182,7 @@ def test_a_weight_without_influence_has_trace_zero() -> None:
     ("labels", "message"),
     [
         (torch.zeros(10, 2, dtype=torch.int64), "one class index for each"),
+        (torch.zeros(9, dtype=torch.int64), "10 samples and 9 labels"),
         (torch.full((10,), 3), "allowed are 0 to 2"),
         (torch.full((10,), -1), "allowed are 0 to 2"),
     ],

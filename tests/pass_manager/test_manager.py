@@ -114,6 +114,24 @@ def test_a_requirement_that_nothing_provides_is_refused_before_anything_runs() -
     assert _equal_weights(program, small_program())
 
 
+def test_requirements_may_depend_on_options() -> None:
+    @dataclass(frozen=True)
+    class ChoosyPass(AnalysisPass):
+        name: ClassVar[str] = "choosy"
+        colourful: bool = False
+
+        def required(self) -> AnnotationSet:
+            return frozenset({Colour}) if self.colourful else frozenset()
+
+        def run(self, program: Program, context: PassContext) -> None:
+            pass
+
+    _run(ChoosyPass())
+    _run(ColourPass(), ChoosyPass(colourful=True))
+    with pytest.raises(PassError, match=r"choosy\{colourful=true\} requires 'colour'"):
+        _run(ChoosyPass(colourful=True))
+
+
 def test_a_requirement_that_an_earlier_transform_destroys_is_refused() -> None:
     with pytest.raises(PassError, match="'colour', which scale makes stale"):
         _run(ColourPass(), ScalePass(), ShadePass())

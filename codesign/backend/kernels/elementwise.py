@@ -60,7 +60,7 @@ def requantize(shape: tuple[int, ...]) -> tirx.PrimFunc:
 def add_quantized(shape: tuple[int, ...]) -> tirx.PrimFunc:
     """Kernel `(a, b, factors [offset, f_a, f_b, low, high], out)`, all but the factors uint8.
 
-    out = clamp(round(offset + a f_a + b f_b), low, high) with f = s / s_y and offset = z_y - f_a z_a - f_b z_b, as
+    out = clamp(round((offset + b f_b) + a f_a), low, high) with f = s / s_y and offset = z_y - f_a z_a - f_b z_b, as
     onnxruntime's QLinearAdd.
 
     Args:
@@ -74,8 +74,8 @@ def add_quantized(shape: tuple[int, ...]) -> tirx.PrimFunc:
     factors = te.placeholder((5,), "float32", "factors")
 
     def value(*i: tirx.Expr) -> tirx.Expr:
-        total = factors[0] + a[i].astype("int32").astype("float32") * factors[1]
-        total += b[i].astype("int32").astype("float32") * factors[2]
+        total = factors[0] + b[i].astype("int32").astype("float32") * factors[2]
+        total += a[i].astype("int32").astype("float32") * factors[1]
         return to_uint8_saturated(total, factors[3], factors[4])
 
     return _vectorized([a, b, factors, te.compute(shape, value, "out")])

@@ -115,7 +115,7 @@ class IntegerEpilogue:
             return to_uint8(clamped(value, factors[0], factors[1]), zeros[2])
         middle = rounded(clamped(value, factors[2], factors[3])) + zeros[1]
         terms = [(middle, factors[4]), (residual.astype("int32"), factors[5])]
-        if self.residual == "first":
+        if self.residual == "second":  # MLAS adds the second operand first
             terms.reverse()
         value = factors[6]
         for term, factor in terms:

@@ -177,7 +177,7 @@ def _requantized(layer: Convolution, total: Integers, residual: Integers) -> Int
         added.scale / y.scale
     )
     low, high = (bound + y.zero_point for bound in y.bounds(layer.residual.clamp))
-    return np.clip(np.rint(real + y.zero_point), np.rint(low), np.rint(high)).astype(np.int64)
+    return np.asarray(np.clip(np.rint(real + y.zero_point), np.rint(low), np.rint(high)), np.int64)
 
 
 def _check_integers(case: Case, mcpu: str | None, threads: int = 1) -> None:
