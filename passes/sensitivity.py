@@ -5,7 +5,6 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from codesign.errors import PassError
 from codesign.ir.annotation import annotate, read
 from codesign.ir.annotations import HessianTrace, KlSensitivity, LossAtBits, QuantizationError, Sensitivity
 from codesign.ir.program import Program
@@ -26,22 +25,23 @@ class SensitivityPass(AnalysisPass):
     provides: ClassVar[AnnotationSet] = frozenset({Sensitivity})
     method: Literal["kl", "hessian"] = "kl"
 
+    def required(self) -> AnnotationSet:
+        """What the method reads.
+
+        Returns:
+            Facts that an earlier pass must provide.
+        """
+        return frozenset((KlSensitivity,)) if self.method == "kl" else frozenset((HessianTrace, QuantizationError))
+
     def run(self, program: Program, context: PassContext) -> None:
         """Annotates every node with a weight.
 
         Args:
             program: The network.
             context: Not used.
-
-        Raises:
-            PassError: The facts that the method needs are missing.
         """
         for node in program.weighted_nodes:
-            try:
-                entries = read(node, KlSensitivity).by_bits if self.method == "kl" else second_order(node)
-            except PassError as error:
-                needed = "kl-sensitivity" if self.method == "kl" else "hessian-trace and quantization-error"
-                raise PassError(f"sensitivity{{method={self.method}}} needs {needed} before it ({error})") from None
+            entries = read(node, KlSensitivity).by_bits if self.method == "kl" else second_order(node)
             annotate(node, Sensitivity(by_bits=entries))
 
 

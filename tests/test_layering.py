@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
 )
 DATA_ONLY = {"targets", "hw_profiles"}
-SAME_LAYER_ALLOWED = {("config", "errors"), ("hardware", "quantization")}
+SAME_LAYER_ALLOWED = {("config", "errors"), ("hardware", "quantization"), ("testing", "search")}
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
 

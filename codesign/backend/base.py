@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from codesign.hardware.target import Target
 from codesign.ir.annotations import Provenance
@@ -72,7 +72,7 @@ class Measurement:
 class Compiler(Protocol):
     """Turns an ONNX file, in floating point or with QDQ nodes, into an artefact."""
 
-    name: str
+    name: ClassVar[str]
 
     def unsupported(self, graph_path: Path) -> tuple[str, ...]:
         """What it cannot compile.

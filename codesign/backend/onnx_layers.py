@@ -293,7 +293,7 @@ def crop_of(node: onnx.NodeProto, graph: OnnxGraph) -> Crop | None:
         The crop, or None if the node does more than that.
     """
     x, output = graph.activation(node.input[0]), graph.activation(node.output[0])
-    if len(x.shape) != 4:
+    if len(x.shape) != 4 or x.shape[0] != 1:
         return None
     constants = [graph.constant(name) if name else None for name in node.input[1:]]
     if any(name and value is None for name, value in zip(node.input[1:], constants, strict=True)):

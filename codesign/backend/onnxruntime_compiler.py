@@ -32,9 +32,10 @@ class OnnxruntimeCompiler:
         Returns:
             A line for the node that onnxruntime names, or nothing.
         """
+        _widened(graph_path)
         try:
             _session_of(graph_path)
-        except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented as error:
+        except Exception as error:  # onnxruntime raises a dozen classes without a common base
             return (f"graph ({graph_path.name}): {_first_line(error)}",)
         return ()
 
@@ -71,6 +72,7 @@ class OnnxruntimeCompiler:
 def _session_of(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

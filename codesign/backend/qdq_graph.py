@@ -83,7 +83,7 @@ class _Fusion:
             bound = onnx_layers.clamp_of(reader, self.graph)
             if bound is None:
                 break
-            clamp = _combined(clamp, bound)
+            clamp = clamp.then(bound)
             name = reader.output[0]
             passed.append(name)
         reader = self.graph.sole_reader(name)
@@ -196,6 +196,8 @@ def _quantize(fusion: _Fusion, node: onnx.NodeProto) -> None:
 def _weighted(fusion: _Fusion, node: onnx.NodeProto) -> None:
     graph = fusion.graph
     layer = onnx_layers.weighted_layer(node, graph)
+    if not layer.dense:
+        _refuse_batches(graph.shape(node.input[0]))
     quantized = graph.quantized(node.input[0])
     name = node.output[0]
     if quantized is not None and layer.integers is not None:
@@ -219,6 +221,11 @@ def _weighted(fusion: _Fusion, node: onnx.NodeProto) -> None:
     )
     if made is not output and output.quantization is not None:
         fusion.operations.append(Conversion(node.name, made, output))
+
+
+def _refuse_batches(shape: tuple[int, ...]) -> None:
+    if shape[0] != 1:
+        raise Refusal(f"batch of {shape[0]} images; only one image at a time is done")
 
 
 def _add(fusion: _Fusion, node: onnx.NodeProto) -> bool:
@@ -277,6 +284,7 @@ def _last_convolution(fusion: _Fusion, results: list[Tensor]) -> Convolution | N
 def _pool(fusion: _Fusion, node: onnx.NodeProto) -> None:
     graph = fusion.graph
     kind, window, count_padding = onnx_layers.pooling_layer(node, graph)
+    _refuse_batches(graph.shape(node.input[0]))
     quantized = graph.quantized(node.input[0])
     end = fusion.chain(node.output[0]).output
     integer = quantized is not None and end.quantization is not None
@@ -289,7 +297,7 @@ def _pool(fusion: _Fusion, node: onnx.NodeProto) -> None:
 def _concatenate(fusion: _Fusion, node: onnx.NodeProto) -> bool:
     graph = fusion.graph
     rank = len(graph.shape(node.output[0]))
-    if rank != 4 or int(str(attribute(node, "axis"))) % rank != 1:
+    if rank != 4 or graph.shape(node.output[0])[0] != 1 or int(str(attribute(node, "axis"))) % rank != 1:
         return False
     if any(graph.constant(name) is not None for name in node.input):
         return False
@@ -354,7 +362,7 @@ def _rescale(fusion: _Fusion, node: onnx.NodeProto) -> bool:
     if fusion.chain(node.output[0]).output.quantization is None:
         return False
     clamp, output = fusion.follow(node.output[0])
-    fusion.operations.append(Conversion(node.name, source, output, _combined(bound, clamp)))
+    fusion.operations.append(Conversion(node.name, source, output, bound.then(clamp)))
     return True
 
 
@@ -382,15 +390,3 @@ def _generic(fusion: _Fusion, node: onnx.NodeProto) -> None:
 
 def _attributes(node: onnx.NodeProto) -> dict[str, object]:
     return {entry.name: attribute(node, entry.name) for entry in node.attribute}
-
-
-def _combined(inner: Clamp, outer: Clamp) -> Clamp:
-    """One clamp that does the work of two, one after the other."""
-    low, high = inner.low, inner.high
-    if outer.low is not None:
-        low = outer.low if low is None else max(low, outer.low)
-        high = None if high is None else max(high, outer.low)
-    if outer.high is not None:
-        high = outer.high if high is None else min(high, outer.high)
-        low = None if low is None else min(low, outer.high)
-    return Clamp(low, high)

@@ -12,6 +12,7 @@ from codesign.backend import float_operators
 from codesign.backend.kernels import elementwise, movement, pooling
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
+from codesign.backend.kernels.matrix_product import matrix_product
 from codesign.backend.kernels.packing import LANES, round_up
 from codesign.backend.layers import addition_factors, layer_constants, layer_kernel
 from codesign.backend.operations import (
@@ -254,7 +255,7 @@ def _conversion(builder: ValueStore, operation: Conversion) -> None:
 def _generic(builder: ValueStore, operation: Generic) -> None:
     if _keeps_vector(builder, operation):
         return
-    if _emit_by_pixel(builder, operation):
+    if _emit_by_pixel(builder, operation) or _matrix_product(builder, operation):
         return
     constant_positions = float_operators.CONSTANT_OPERANDS.get(operation.op_type, ())
     operands: list[relax.Expr | NDArray[np.generic] | None] = []
@@ -268,6 +269,29 @@ def _generic(builder: ValueStore, operation: Generic) -> None:
     results = float_operators.emit(operation, operands)
     for tensor, result in zip(operation.outputs, results, strict=True):
         builder.put(tensor, Layout.PLAIN, builder.blocks.emit(result))
+
+
+def _matrix_product(builder: ValueStore, operation: Generic) -> bool:
+    """Multiplies two activations with a template, where both have the same leading axes."""
+    if operation.op_type != "MatMul":
+        return False
+    a, b = operation.operands
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.shape[:-2] != b.shape[:-2] or len(a.shape) < 2:
+        return False
+    batch, rows, depth, columns = prod(a.shape[:-2]), a.shape[-2], a.shape[-1], b.shape[-1]
+    value = builder.call(
+        ("matrix_product", batch, rows, columns, depth),
+        lambda: matrix_product(batch, rows, columns, depth, builder.isa),
+        [
+            builder.reshape(builder.plain(a), (batch, rows, depth)),
+            builder.reshape(builder.plain(b), (batch, depth, columns)),
+        ],
+        (batch, rows, columns),
+        "float32",
+    )
+    output = operation.outputs[0]
+    builder.put(output, Layout.PLAIN, builder.reshape(value, output.shape))
+    return True
 
 
 def _keeps_vector(builder: ValueStore, operation: Generic) -> bool:

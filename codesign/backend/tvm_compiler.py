@@ -97,7 +97,11 @@ def _build(network: Network, settings: TvmTarget, threads: int, library: Path, g
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise CompileError(f"{graph_path}: TVM failed ({reason}); compile with another compiler") from error
     with replacing(library) as temporary:
-        executable.export_library(str(temporary), cc=linker)
+        try:
+            executable.export_library(str(temporary), cc=linker)
+        except RuntimeError as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            raise CompileError(f"{library}: {linker} cannot link it ({reason}); check that linker") from error
     return built.weight_bytes
 
 

@@ -94,22 +94,55 @@ class ValueStore:
         shape: tuple[int, ...],
         dtype: str,
     ) -> relax.Var:
-        """Calls a kernel, written once for each key."""
+        """Calls a kernel, written once for each key.
+
+        Args:
+            key: Identifies the kernel; its first element names it.
+            make: Writes it.
+            arguments: Its arguments.
+            shape: Shape of its result.
+            dtype: Type of its result.
+
+        Returns:
+            The result.
+        """
         if key not in self.kernels:
             function = make().without_attr("global_symbol").with_attr("op_pattern", OPAQUE)
             self.kernels[key] = self.blocks.add_func(function, str(key[0]))
         return self.blocks.emit(relax.call_tir(self.kernels[key], arguments, relax.TensorType(shape, dtype)))
 
     def put(self, tensor: Tensor, layout: Layout, value: relax.Expr, channels: int = 0) -> None:
-        """Remembers where a tensor is."""
+        """Remembers where a tensor is.
+
+        Args:
+            tensor: The tensor.
+            layout: Layout of the value.
+            value: Its elements.
+            channels: Stored channels, 0 for `PLAIN`.
+        """
         self.values[tensor.name, layout] = Stored(value, channels)
 
     def has(self, tensor: Tensor, layout: Layout) -> bool:
-        """Whether a tensor is there in a layout."""
+        """Whether a tensor is there in a layout.
+
+        Args:
+            tensor: The tensor.
+            layout: The layout.
+
+        Returns:
+            Whether it is.
+        """
         return (tensor.name, layout) in self.values
 
     def plain(self, tensor: Tensor) -> relax.Expr:
-        """A tensor as the graph has it."""
+        """A tensor as the graph has it.
+
+        Args:
+            tensor: The tensor.
+
+        Returns:
+            Its value, converted where needed.
+        """
         if self.has(tensor, Layout.PLAIN):
             return self.values[tensor.name, Layout.PLAIN].value
         if self.has(tensor, Layout.IMAGE):
@@ -150,7 +183,15 @@ class ValueStore:
         )
 
     def image(self, tensor: Tensor, channels: int | None = None) -> Stored:
-        """A tensor by pixel; with `channels` given, with exactly so many stored channels."""
+        """A tensor by pixel.
+
+        Args:
+            tensor: An image.
+            channels: Stored channels that it must have; None for any number.
+
+        Returns:
+            Its value, converted where needed.
+        """
         size, height, width = image_size(tensor)
         if not self.has(tensor, Layout.IMAGE):
             target = channels if channels is not None else _fewest_channels(tensor)
@@ -170,7 +211,14 @@ class ValueStore:
         return Stored(value, channels)
 
     def rows(self, tensor: Tensor) -> Stored:
-        """A tensor as rows of its last axis, padded to a multiple of 16."""
+        """A tensor as rows of its last axis, padded to a multiple of 16.
+
+        Args:
+            tensor: The tensor.
+
+        Returns:
+            Its value, converted where needed.
+        """
         if not self.has(tensor, Layout.ROWS):
             size = tensor.shape[-1]
             target = round_up(size, LANES)
@@ -179,13 +227,31 @@ class ValueStore:
         return self.values[tensor.name, Layout.ROWS]
 
     def reshape(self, value: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
-        """The same bytes with another shape."""
+        """The same bytes with another shape.
+
+        Args:
+            value: The value.
+            shape: New shape.
+
+        Returns:
+            The reshaped value.
+        """
         if tuple(int(size) for size in value.ty.shape.values) == tuple(shape):
             return value
         return self.blocks.emit(relax.op.reshape(value, shape))
 
     def any_layout(self, tensor: Tensor) -> tuple[Layout, Stored]:
-        """Some layout that a tensor is already in."""
+        """Some layout that a tensor is already in.
+
+        Args:
+            tensor: The tensor.
+
+        Returns:
+            The layout, and the value in it.
+
+        Raises:
+            KeyError: It was not computed yet.
+        """
         for layout in (Layout.IMAGE, Layout.ROWS, Layout.PLAIN):
             if self.has(tensor, layout):
                 return layout, self.values[tensor.name, layout]

@@ -113,6 +113,7 @@ def _load_onnxruntime(request: Request) -> "tuple[Run, Callable[[NDArray[np.floa
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = request.threads
     options.inter_op_num_threads = 1
+    options.log_severity_level = 3
     session = onnxruntime.InferenceSession(request.artifact, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 

@@ -20,6 +20,9 @@ from codesign.ir.annotations import Provenance
 from codesign.plan.facts import ConvGeometry, NodeFacts, packed_weight_bytes
 from codesign.quantization.scheme import BitWidths
 
+LONE_PRODUCT_INSTRUCTIONS = 2
+"""A multiplication and an addition, for products that no dot-product instruction takes up."""
+
 
 @dataclass(frozen=True)
 class RooflineModel:
@@ -104,7 +107,8 @@ def padded_macs(geometry: ConvGeometry, rate: ComputeRate) -> int:
     """Multiply-accumulates with lanes that carry nothing counted in.
 
     A vector holds neighbouring output channels, and an instruction consumes neighbouring input channels of each. Small
-    groups, such as depthwise ones, run side by side instead: one lane an output channel, one input channel at a time.
+    groups, such as depthwise ones, run side by side instead: one lane an output channel, one input channel at a time,
+    with a multiplication and an addition where a dot-product instruction would have taken several channels.
 
     Args:
         geometry: Loop bounds.
@@ -118,7 +122,9 @@ def padded_macs(geometry: ConvGeometry, rate: ComputeRate) -> int:
     by_group = geometry.groups * _round_up(group_out, rate.output_channel_multiple)
     by_group *= _round_up(group_in, rate.input_channel_multiple)
     side_by_side = _round_up(geometry.output_channels, rate.output_channel_multiple)
-    side_by_side *= group_in * rate.input_channel_multiple
+    if rate.input_channel_multiple > 1:
+        side_by_side *= rate.input_channel_multiple * LONE_PRODUCT_INSTRUCTIONS
+    side_by_side *= group_in
     positions = geometry.batch * geometry.output_size[0] * geometry.output_size[1]
     return positions * geometry.kernel[0] * geometry.kernel[1] * min(by_group, side_by_side)
 

@@ -6,7 +6,7 @@ from codesign.cost.select import cost_model_for
 from codesign.errors import CodesignError, CompileError, MeasurementError
 from codesign.flow.build import build, compilers_of, refuse_what_cannot_be_compiled
 from codesign.flow.context import RunContext, load_data
-from codesign.flow.decide import Proposal, decide
+from codesign.flow.decide import Proposal, budget_in_words, decide
 from codesign.flow.prepare import annotate, obtain, pipeline_of
 from codesign.flow.publish import publish
 from codesign.hardware.catalog import load_profile, load_target
@@ -17,7 +17,7 @@ from codesign.run_folder import RunFolder
 
 
 def execute(run: RunFile, base: Path, folder: Path, progress: Progress) -> RunReport:
-    """load -> lower -> annotate -> search -> apply -> compile -> measure -> report.
+    """Runs load -> lower -> annotate -> search -> apply -> compile -> measure -> report.
 
     Every step keeps its result in the folder, with a digest of its inputs; what is there and still true is not done
     again, so that a run that was killed goes on when it is repeated.

@@ -35,6 +35,7 @@ class Host:
         logical_cores: Hardware threads.
         clock_hz: Frequency that rates are computed with, None where nothing tells it.
         clock_source: Where the frequency comes from.
+        clock_is_nominal: Whether it is the guaranteed frequency, which a busy core may exceed.
         flags: Instruction set extensions under Linux's names; empty where the system does not tell them.
         caches: Data caches, nearest first; empty where the system does not tell them.
         memory_bytes: Main memory.
@@ -48,6 +49,7 @@ class Host:
     logical_cores: int
     clock_hz: float | None
     clock_source: str
+    clock_is_nominal: bool
     flags: frozenset[str]
     caches: tuple[Cache, ...]
     memory_bytes: int
@@ -77,7 +79,7 @@ def _detect_linux(cpuinfo: str, system: Path) -> Host:
     places = {
         (block["physical id"], block["core id"]) for block in blocks if {"physical id", "core id"} <= block.keys()
     }
-    clock_hz, clock_source = _linux_clock(first, system / "cpu0" / "cpufreq")
+    clock_hz, clock_source, is_nominal = _linux_clock(first, system / "cpu0" / "cpufreq")
     return Host(
         name=first.get("model name", platform.processor() or "unknown processor"),
         architecture=_architecture(),
@@ -87,6 +89,7 @@ def _detect_linux(cpuinfo: str, system: Path) -> Host:
         logical_cores=len(blocks) or 1,
         clock_hz=clock_hz,
         clock_source=clock_source,
+        clock_is_nominal=is_nominal,
         flags=frozenset((first.get("flags") or first.get("Features") or "").split()),
         caches=_linux_caches(system / "cpu0" / "cache"),
         memory_bytes=_memory_bytes(),
@@ -98,16 +101,16 @@ def _fields(block: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in pairs}
 
 
-def _linux_clock(first: dict[str, str], cpufreq: Path) -> tuple[float | None, str]:
+def _linux_clock(first: dict[str, str], cpufreq: Path) -> tuple[float | None, str, bool]:
     limit = cpufreq / "cpuinfo_max_freq"
     if limit.is_file():
-        return float(limit.read_text()) * 1e3, "highest frequency by cpufreq"
+        return float(limit.read_text()) * 1e3, "highest frequency by cpufreq", False
     named = re.search(r"@ *([0-9.]+) *GHz", first.get("model name", ""))
     if named:
-        return float(named.group(1)) * 1e9, "nominal frequency in the model name"
+        return float(named.group(1)) * 1e9, "nominal frequency in the model name", True
     if "bogomips" in first:  # on x86 twice the frequency of the time-stamp counter
-        return round(float(first["bogomips"]) / 2, -1) * 1e6, "time-stamp counter, so without turbo"
-    return _psutil_clock()
+        return round(float(first["bogomips"]) / 2, -1) * 1e6, "nominal frequency by the time-stamp counter", True
+    return (*_psutil_clock(), False)
 
 
 def _linux_caches(folder: Path) -> tuple[Cache, ...]:
@@ -144,6 +147,7 @@ def _detect_other() -> Host:
         logical_cores=psutil.cpu_count() or 1,
         clock_hz=clock_hz,
         clock_source=clock_source,
+        clock_is_nominal=False,
         flags=frozenset({"asimd", "asimddp"}) if apple else frozenset(),
         caches=(),
         memory_bytes=_memory_bytes(),

@@ -37,6 +37,7 @@ class InstructionSet(StrictModel):
         int8_macs_per_cycle: Peak 8-bit multiply-accumulates of one core in a cycle.
         fp32_macs_per_cycle: Peak 32-bit floating-point multiply-accumulates of one core in a cycle.
         input_channel_multiple: 8-bit products that one lane adds up in one instruction.
+        turbo: Frequency of one busy core over the nominal one, for systems that tell the nominal frequency only.
         core_power_w: Power of one busy core with its share of the chip.
         source: Where the numbers come from.
     """
@@ -50,6 +51,7 @@ class InstructionSet(StrictModel):
     int8_macs_per_cycle: Positive
     fp32_macs_per_cycle: Positive
     input_channel_multiple: Count
+    turbo: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
     core_power_w: Positive
     source: Source
 
@@ -232,9 +234,12 @@ class _Completion:
         self.threads = threads
         self.cores = min(threads, host.cores)
         self.speedup = 1.0 + (self.cores - 1) * file.kernels.further_thread_share
+        self.isa = next(isa for isa in file.instruction_sets if isa.fits(host))
         self.clock_hz = host.clock_hz or file.fallback_clock_hz
         self.clock_source = host.clock_source if host.clock_hz else "assumed frequency"
-        self.isa = next(isa for isa in file.instruction_sets if isa.fits(host))
+        if host.clock_hz and host.clock_is_nominal and self.isa.turbo > 1:
+            self.clock_hz *= self.isa.turbo
+            self.clock_source += f", x {self.isa.turbo:g} turbo"
 
     def profile(self) -> HardwareProfile:
         kernels = self.file.kernels
@@ -261,7 +266,7 @@ class _Completion:
 
     def _unverified(self) -> tuple[str, ...]:
         missing = [] if self.host.caches else [f"memories.l{row.level}.capacity_bytes" for row in self.file.caches]
-        clock = [] if self.host.clock_hz else ["clock_hz"]
+        clock = [] if self.host.clock_hz and not self.host.clock_is_nominal else ["clock_hz"]
         return (*self.file.unverified, *clock, *missing)
 
     def _rate_source(self, macs_per_cycle: float) -> str:

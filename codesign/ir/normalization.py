@@ -16,7 +16,7 @@ from codesign.ir.annotations import is_weighted
 from codesign.ir.attributes import EXACT_TYPES
 from codesign.ir.batch_norm import fold_batch_norm
 from codesign.ir.batching import Layout, Value
-from codesign.ir.constants import ORIGIN, add_initializer, remove_unused_initializers
+from codesign.ir.constants import ORIGIN, add_initializer, content_of, remove_unused_initializers
 from codesign.ir.naming import forget_exporter, name_nodes
 from codesign.ir.onnx_to_torch import TorchGraph
 from codesign.ir.operators import refuse_unsupported
@@ -56,9 +56,9 @@ def normalize(model: ir.Model, parameters: Collection[str] = ()) -> dict[str, st
     """Brings a graph into the form that `Program` describes.
 
     Functions are inlined and older operators converted to opset 21, which loses metadata of graphs older than opset 18.
-    Everything that does not depend on the input is computed and becomes an initialiser, except QuantizeLinear and
-    DequantizeLinear. Shapes are those of an actual run on one sample. Operators that do nothing are removed,
-    BatchNormalization is folded, nodes are named. A graph in this form is not changed.
+    Everything that does not depend on the input is computed and becomes an initialiser, except QuantizeLinear,
+    DequantizeLinear and what follows from them. Shapes are those of an actual run on one sample. Operators that do
+    nothing are removed, BatchNormalization is folded, nodes are named. A graph in this form is not changed.
 
     Args:
         model: A graph of one input whose shape is static, changed in place.
@@ -68,6 +68,7 @@ def normalize(model: ir.Model, parameters: Collection[str] = ()) -> dict[str, st
         Node name to the name of the parameter that became its weight, for nodes whose constant weight is a
         rearrangement (or, with BatchNormalization folded, a multiple per channel) of one parameter.
     """
+    model.ir_version = max(model.ir_version, IR_VERSION)
     _inline(model)
     _convert(model)
     for name in parameters:
@@ -84,7 +85,6 @@ def normalize(model: ir.Model, parameters: Collection[str] = ()) -> dict[str, st
     name_nodes(model.graph)
     forget_exporter(model)
     _compute_constants(model)
-    model.ir_version = max(model.ir_version, IR_VERSION)
     return _parameter_of(model.graph)
 
 
@@ -108,14 +108,11 @@ def _convert(model: ir.Model) -> None:
         return
     try:
         converted = onnx.version_converter.convert_version(ir.to_proto(model), OPSET)
-    except RuntimeError as error:
+    except (RuntimeError, onnx.version_converter.ConvertError) as error:
         raise InputError(
             f"graph: cannot be converted from opset {opset} to {OPSET} ({first_line(error)}); export it newer"
         ) from None
-    replaced = ir.from_proto(converted)
-    model.graph = replaced.graph
-    model.opset_imports.clear()
-    model.opset_imports.update(replaced.opset_imports)
+    model.graph = ir.from_proto(converted).graph
 
 
 def opset_of(model: ir.Model) -> int:
@@ -148,9 +145,13 @@ def _compute_constants(model: ir.Model) -> None:
     onnx_passes.TopologicalSortPass()(model)
     shape = graph.inputs[0].shape
     assert shape is not None
+    quantized: set[ir.Value | None] = set()  # constants that stem from dequantised weights stay as they are
     for node, results in TorchGraph(model).evaluate(torch.zeros(shape.numpy())):
         constant = all(value.layout is Layout.CONSTANT for value in results)
-        if constant and node.op_type not in QUANTIZATION:
+        if constant and (node.op_type in QUANTIZATION or not quantized.isdisjoint(node.inputs)):
+            quantized.update(node.outputs)
+            constant = False
+        if constant:
             _replace_by_constants(graph, node, results)
         else:
             for output, value in zip(node.outputs, results, strict=False):
@@ -207,8 +208,12 @@ def _remove_no_ops(graph: ir.Graph) -> None:
 def _does_nothing(node: ir.Node, source: ir.Value) -> bool:
     if node.op_type in {"Identity", "Dropout"} or (node.op_type == "Concat" and len(node.inputs) == 1):
         return True
-    same_shape = source.shape is not None and source.shape == node.outputs[0].shape
-    return same_shape and node.op_type in {"Expand", "Flatten", "Reshape"}
+    if source.shape is None or source.shape != node.outputs[0].shape:
+        return False
+    if node.op_type == "Slice":
+        steps = content_of(node.inputs[4]) if len(node.inputs) > 4 else None
+        return steps is None or bool((steps.astype(np.int64) > 0).all())
+    return node.op_type in {"Expand", "Flatten", "Reshape"}
 
 
 def _parameter_of(graph: ir.Graph) -> dict[str, str]:

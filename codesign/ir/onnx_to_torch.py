@@ -85,6 +85,7 @@ class TorchGraph:
             node.name or "": _name(node.inputs[1]) or "" for node in graph if is_weighted(node)
         }
         self._input = inputs[0].name or ""
+        self._sample_sizes = None if inputs[0].shape is None else tuple(inputs[0].shape)[1:]
         self._output = graph.outputs[0].name or ""
         self._steps = self._plan(list(graph))
         self._position_of = {step.node.name: i for i, step in enumerate(self._steps)}
@@ -219,6 +220,13 @@ class TorchGraph:
             yield step.node, results
 
     def _initial(self, x: Tensor) -> dict[str, Value]:
+        sizes = tuple(x.shape[1:]) if self._sample_sizes is None else self._sample_sizes
+        fits = len(sizes) == x.dim() - 1 and all(
+            got == size for got, size in zip(x.shape[1:], sizes, strict=True) if isinstance(size, int)
+        )
+        if not fits or len(x) == 0:
+            taken = ", ".join(str(size) for size in sizes)
+            raise InputError(f"graph: takes inputs of [N, {taken}], got {list(x.shape)}; bring the data to that shape")
         return {self._input: Value(x, Layout.MERGED)}
 
     def _with(self, overrides: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:

@@ -59,7 +59,7 @@ def cross_entropy(logits: Floats, labels: NDArray[np.int64]) -> Estimate:
 
 
 def kl_divergence(reference_logits: Floats, logits: Floats) -> Estimate:
-    """Mean of KL(p || q) = sum_k p_k (log p_k - log q_k), in nats, with p from the reference.
+    """Mean of KL(p || q) over samples, in nats, with p from the reference.
 
     Args:
         reference_logits: `[N, ..., K]`.
@@ -67,6 +67,19 @@ def kl_divergence(reference_logits: Floats, logits: Floats) -> Estimate:
 
     Returns:
         Nats; the mean is never negative.
+    """
+    return _mean_over_samples(sample_kl_divergence(reference_logits, logits))
+
+
+def sample_kl_divergence(reference_logits: Floats, logits: Floats) -> NDArray[np.float64]:
+    """KL(p || q) = sum_k p_k (log p_k - log q_k) of each sample, mean over its positions.
+
+    Args:
+        reference_logits: Of p, `[N, ..., K]`.
+        logits: Of q, `[N, ..., K]`, of the same samples.
+
+    Returns:
+        Nats, `[N]`, never negative.
 
     Raises:
         InputError: The shapes differ, or a value is NaN or infinite.
@@ -80,7 +93,8 @@ def kl_divergence(reference_logits: Floats, logits: Floats) -> Estimate:
     _check(logits, "logits")
     reference = _log_softmax(reference_logits)
     terms = (np.exp(reference) * (reference - _log_softmax(logits))).sum(axis=-1)
-    return _mean_over_samples(np.maximum(terms, 0.0))  # below 0 by rounding alone
+    per_sample: NDArray[np.float64] = np.maximum(terms, 0.0).reshape(len(terms), -1).mean(axis=1)
+    return per_sample  # the maximum takes off what is below 0 by rounding alone
 
 
 def predict(

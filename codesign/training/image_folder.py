@@ -128,9 +128,26 @@ def _class_depth(images: list[str]) -> int:
 
 def _decode_all(tree: _Tree, names: list[str], progress: Progress) -> NDArray[np.uint8]:
     Image.init()  # once, before threads do it side by side
+    images = _allocate(tree, names)
+    chunks = [slice(start, start + CHUNK) for start in range(0, len(names), CHUNK)]
+    grey_chunks = []
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count())
+    progress.start(f"decoding {tree.source}", len(names))
+    try:
+        for chunk, grey in zip(chunks, pool.map(lambda c: _decode_chunk(tree, names, images, c), chunks), strict=True):
+            grey_chunks.append(grey)
+            progress.advance(len(names[chunk]))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        progress.finish()
+    return np.ascontiguousarray(images[..., :1]) if all(grey_chunks) else images
+
+
+def _allocate(tree: _Tree, names: list[str]) -> NDArray[np.uint8]:
+    """Room for all images, each of the first one's size."""
     first, _ = _decode(tree, names[0])
     try:
-        images = np.empty((len(names), *first.shape), dtype=np.uint8)
+        return np.empty((len(names), *first.shape), dtype=np.uint8)
     except MemoryError:
         gigabytes = len(names) * first.size / 1e9
         raise InputError(
@@ -138,31 +155,20 @@ def _decode_all(tree: _Tree, names: list[str], progress: Progress) -> NDArray[np
             "use fewer or smaller images"
         ) from None
 
-    def decode_chunk(start: int) -> tuple[int, bool]:
-        all_grey = True
-        stop = min(start + CHUNK, len(names))
-        for index in range(start, stop):
-            image, grey = _decode(tree, names[index])
-            if image.shape != first.shape:
-                raise InputError(
-                    f"{tree.source}: {names[index]} has height x width {image.shape[0]}x{image.shape[1]}, but "
-                    f"{names[0]} has {first.shape[0]}x{first.shape[1]}; resize all images to one size"
-                )
-            images[index] = image
-            all_grey = all_grey and grey
-        return stop - start, all_grey
 
-    grey_chunks = []
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count())
-    progress.start(f"decoding {tree.source}", len(names))
-    try:
-        for count, grey in pool.map(decode_chunk, range(0, len(names), CHUNK)):
-            grey_chunks.append(grey)
-            progress.advance(count)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        progress.finish()
-    return np.ascontiguousarray(images[..., :1]) if all(grey_chunks) else images
+def _decode_chunk(tree: _Tree, names: list[str], images: NDArray[np.uint8], chunk: slice) -> bool:
+    """Fills `images[chunk]`; tells whether all of them were grey."""
+    all_grey = True
+    for name, place in zip(names[chunk], images[chunk], strict=True):
+        image, grey = _decode(tree, name)
+        if image.shape != place.shape:
+            raise InputError(
+                f"{tree.source}: {name} has height x width {image.shape[0]}x{image.shape[1]}, but "
+                f"{names[0]} has {place.shape[0]}x{place.shape[1]}; resize all images to one size"
+            )
+        place[...] = image
+        all_grey = all_grey and grey
+    return all_grey
 
 
 def _decode(tree: _Tree, name: str) -> tuple[NDArray[np.uint8], bool]:

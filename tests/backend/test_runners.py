@@ -43,7 +43,8 @@ def _left_behind(tmp_path: Path) -> list[Path]:
 
 def _scaling_net(path: Path, factor: float = 2.0) -> Path:
     """y = max(factor x, 0) for x [1, 2, 4, 4]."""
-    weight = np.float32(factor) * np.eye(2, dtype=np.float32).reshape(2, 2, 1, 1)
+    weight = np.zeros((2, 2, 1, 1), np.float32)
+    weight[0, 0] = weight[1, 1] = factor
     nodes = [helper.make_node("Conv", ["x", "w"], ["c"], name="c"), helper.make_node("Relu", ["c"], ["y"], name="r")]
     start = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 4, 4])
     end = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 4, 4])

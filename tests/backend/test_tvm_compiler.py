@@ -52,7 +52,8 @@ class Net:
         self.constants.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def add(self, op: str, *inputs: str, outputs: int = 1, **attributes: Attribute) -> str:
+    def add(self, op: str, *inputs: str, outputs: Attribute = 1, **attributes: Attribute) -> str:
+        assert isinstance(outputs, int)
         name = f"{op.lower()}{len(self.nodes)}"
         results = [name] + [f"{name}_{i}" for i in range(1, outputs)]
         self.nodes.append(_node(op, inputs, results, attributes))
@@ -66,8 +67,9 @@ class Net:
         return self.add("DequantizeLinear", self.add("QuantizeLinear", x, s, z), s, z)
 
     def weighted(
-        self, op: str, x: str, shape: tuple[int, ...], x_scale: float, axis: int = 0, **attributes: Attribute
+        self, op: str, x: str, shape: tuple[int, ...], x_scale: float, axis: Attribute = 0, **attributes: Attribute
     ) -> str:
+        assert isinstance(axis, int)
         channels = shape[axis]
         fan_in = int(np.prod(shape)) // channels
         real = self.random.standard_normal(shape).astype(np.float32) / np.float32(np.sqrt(fan_in))
@@ -360,6 +362,13 @@ def test_a_batch_is_refused(tmp_path: Path) -> None:
     net = Net((2, 4, 8, 8), quantized=False)
     (line,) = TvmCompiler().unsupported(net.save(tmp_path / "net.onnx", net.add("Relu", "x")))
     assert "batch of 1" in line
+
+
+def test_images_of_a_batch_inside_are_refused(tmp_path: Path) -> None:
+    net = Net((1, 8, 8, 8), quantized=False)
+    x = net.add("Reshape", "x", net.constant("shape", np.array([2, 4, 8, 8], np.int64)))
+    (line,) = TvmCompiler().unsupported(net.save(tmp_path / "net.onnx", net.conv(x, 4, 4)))
+    assert line.startswith("Conv (conv1): batch of 2")
 
 
 def test_weights_wider_than_said_are_refused(tmp_path: Path) -> None:

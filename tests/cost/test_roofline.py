@@ -83,7 +83,8 @@ def test_lanes_without_work_cost_time() -> None:
     stem = ConvGeometry(1, 3, 10, (3, 3), (1, 1), (8, 8), (8, 8), 1)
     assert padded_macs(stem, rate) == 64 * 9 * 4 * 16
     depthwise = ConvGeometry(1, 32, 32, (3, 3), (1, 1), (8, 8), (8, 8), 32)
-    assert padded_macs(depthwise, rate) == 64 * 9 * 32 * 4  # a lane a channel, a quarter of each instruction
+    assert padded_macs(depthwise, rate) == 64 * 9 * 32 * 4 * 2  # a lane a channel, two instructions for a product
+    assert padded_macs(depthwise, _rate(8, output_lanes=16)) == 64 * 9 * 32
     grouped = ConvGeometry(1, 64, 64, (3, 3), (1, 1), (8, 8), (8, 8), 2)
     assert padded_macs(grouped, rate) == 64 * 9 * 2 * 32 * 32
 

@@ -75,19 +75,20 @@ def test_an_arm_board_has_features_and_a_shared_second_level(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("model", "bogomips", "max_khz", "expected", "source"),
+    ("model", "bogomips", "max_khz", "expected", "source", "nominal"),
     [
-        ("Xeon @ 2.70GHz", "5400.00", "3500000", 3.5e9, "cpufreq"),
-        ("Xeon @ 2.70GHz", "5192.25", "", 2.7e9, "model name"),
-        ("EPYC", "5192.25", "", 2.6e9, "time-stamp counter"),
+        ("Xeon @ 2.70GHz", "5400.00", "3500000", 3.5e9, "cpufreq", False),
+        ("Xeon @ 2.70GHz", "5192.25", "", 2.7e9, "model name", True),
+        ("EPYC", "5192.25", "", 2.6e9, "time-stamp counter", True),
     ],
 )
 def test_the_clock_is_the_best_that_the_system_tells(
-    tmp_path: Path, model: str, bogomips: str, max_khz: str, expected: float, source: str
+    tmp_path: Path, model: str, bogomips: str, max_khz: str, expected: float, source: str, nominal: bool
 ) -> None:
     host = detect_host(_machine(tmp_path, _x86(1, 1, model, bogomips), {}, max_khz))
     assert host.clock_hz == expected
     assert source in host.clock_source
+    assert host.clock_is_nominal is nominal
 
 
 def test_without_cache_files_the_caches_are_unknown(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -241,18 +242,23 @@ def _onnxruntime(path: Path, x: Tensor) -> Tensor:
     return torch.from_numpy(np.concatenate([session.run(None, {name: sample[None]})[0] for sample in x.numpy()]))
 
 
-def _dense(path: Path, shape: tuple[int | str, ...] = (1, 4), **changes: Any) -> Path:
-    weight = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
-    nodes = changes.get("nodes", [helper.make_node("MatMul", ["x", "w"], ["y"], name="mm")])
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        changes.get("inputs", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]),
-        changes.get("outputs", [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]),
-        [numpy_helper.from_array(changes.get("weight", weight), "w")],
-    )
-    opset = changes.get("opset", 21)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
+WEIGHT = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+
+
+def _dense(
+    path: Path,
+    shape: tuple[int | str, ...] = (1, 4),
+    nodes: Sequence[onnx.NodeProto] = (helper.make_node("MatMul", ["x", "w"], ["y"], name="mm"),),
+    inputs: Sequence[onnx.ValueInfoProto] | None = None,
+    outputs: Sequence[onnx.ValueInfoProto] | None = None,
+    weight: NDArray[np.floating[Any]] = WEIGHT,
+) -> Path:
+    if inputs is None:
+        inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
+    if outputs is None:
+        outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(weight, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=8), path)
     return path
 
 
@@ -327,7 +333,30 @@ def test_operators_of_old_opsets_are_converted(tmp_path: Path) -> None:
     x = _images((1, 2, 8, 8))
     assert relative_difference(TorchGraph(program.graph).run(x).detach(), _onnxruntime(path, x)) < 1e-4
     names = [node.name for node in program.graph.graph]
-    assert names == ["/conv", "/clip", "/pool", "/sum", "/flatten", "/mm", "/softmax"]
+    assert names[:4] == ["/conv", "/clip", "/pool", "/sum"]
+    assert names[4:] == ["/unsqueeze", "/squeeze", "/flatten", "/mm", "/softmax"]
+
+
+def test_quantized_weights_stay_quantized(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["f"], name="dq"),
+        helper.make_node("Transpose", ["f"], ["t"], name="turn"),
+        helper.make_node("MatMul", ["x", "t"], ["y"], name="mm"),
+    ]
+    initializers = [
+        helper.make_tensor("w", TensorProto.INT4, (3, 4), range(-6, 6)),
+        numpy_helper.from_array(np.array(0.5, np.float32), "s"),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("n", 4))]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("n", 3))]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, initializers)
+    path = tmp_path / "quantized.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    program = load_onnx(path)
+    assert [node.name for node in program.graph.graph] == ["dq", "turn", "mm"]
+    assert program.graph.graph.initializers["w"].dtype == ir.DataType.INT4
+    x = _images((1, 4))
+    assert torch.allclose(TorchGraph(program.graph).run(x), _onnxruntime(path, x))
 
 
 @pytest.mark.parametrize("kept", [0, 7, 0.5, 0.99])

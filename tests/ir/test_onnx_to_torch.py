@@ -209,6 +209,12 @@ def test_unknown_names_are_refused(lowered: Lowered) -> None:
         graph.run(x, {"conv1.wait": x})
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 9, 8), (2, 3, 8, 8), (2, 8, 8), (0, 1, 8, 8)])
+def test_inputs_of_other_sizes_are_refused(lowered: Lowered, shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"takes inputs of \[N, 1, 8, 8\], got \[.*bring the data to that shape"):
+        TorchGraph(lowered("plain").graph).run(torch.zeros(shape))
+
+
 def test_old_graphs_are_refused(lowered: Lowered) -> None:
     model = ir.from_proto(ir.to_proto(lowered("plain").graph))
     model.opset_imports[""] = 12

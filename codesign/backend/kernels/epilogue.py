@@ -24,6 +24,24 @@ class Clamp:
     low: float | None = None
     high: float | None = None
 
+    def then(self, outer: "Clamp") -> "Clamp":
+        """One clamp that does the work of two.
+
+        Args:
+            outer: The one that follows.
+
+        Returns:
+            Their composition.
+        """
+        low, high = self.low, self.high
+        if outer.low is not None:
+            low = outer.low if low is None else max(low, outer.low)
+            high = None if high is None else max(high, outer.low)
+        if outer.high is not None:
+            high = outer.high if high is None else min(high, outer.high)
+            low = None if low is None else min(low, outer.high)
+        return Clamp(low, high)
+
     def apply(self, value: "tirx.Expr") -> "tirx.Expr":
         """Bounds a float32 expression.
 
