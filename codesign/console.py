@@ -83,7 +83,7 @@ class ConsoleProgress:
         Args:
             message: One sentence.
         """
-        self._console.print(message, highlight=False, markup=False)
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
 def report_table(report: RunReport) -> Table:

@@ -1,9 +1,5 @@
 """Runs artefacts on this machine, each measurement in a process of its own."""
 
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -11,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.backend.base import Artifact, Measurement, MeasurementSettings
+from codesign.backend.child_process import run_module
 from codesign.backend.sidecar import Sidecar, read_sidecar
 from codesign.backend.worker import Request
 from codesign.errors import InputError, MeasurementError
@@ -99,35 +96,7 @@ def _write_request(
 
 
 def _run_worker(request: Path, settings: MeasurementSettings, artifact: Artifact, folder: Path) -> None:
-    threads = str(settings.threads)
-    environment = os.environ | {"TVM_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
-    log = folder / "log.txt"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "codesign.backend.worker", str(request)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-        try:
-            code = process.wait(timeout=settings.timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise MeasurementError(
-                f"{artifact.path}: ran past its limit of {settings.timeout_s:g} s and was ended; raise timeout_s"
-            ) from error
-        finally:
-            _end(process)
-    if code < 0:
-        raise MeasurementError(f"{artifact.path}: the measured process was killed by {signal.Signals(-code).name}")
-    if code > 0:
-        lines = log.read_text(errors="replace").strip().splitlines() or ["no message"]
-        raise MeasurementError(f"{artifact.path}: the measured process failed: {lines[-1].strip()}")
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Kills whatever is left of a process's group, on success, failure and Ctrl-C alike."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    threads = {"TVM_NUM_THREADS": str(settings.threads), "OMP_NUM_THREADS": str(settings.threads)}
+    reason = run_module("codesign.backend.worker", request, threads, settings.timeout_s, folder / "log.txt")
+    if reason is not None:
+        raise MeasurementError(f"{artifact.path}: the measured process {reason}")

@@ -59,7 +59,7 @@ class TvmCompiler:
         if network.problems:
             listed = "; ".join(network.problems)
             raise CompileError(f"{graph_path}: TVM cannot compile {len(network.problems)} nodes: {listed}")
-        library = work_dir / f"{self.name}-{target.name}-{plan_digest}.so"
+        library = self.library_path(target, plan_digest, work_dir)
         weight_bytes = _build(network, target.tvm, target.threads, library, graph_path)
         Sidecar(
             self.name,
@@ -71,6 +71,19 @@ class TvmCompiler:
             weight_bytes,
         ).write(library)
         return Artifact(library, self.name, target.name, plan_digest, weight_bytes)
+
+    def library_path(self, target: Target, plan_digest: str, work_dir: Path) -> Path:
+        """Where the library is written.
+
+        Args:
+            target: Where it shall run.
+            plan_digest: Recorded in the artefact.
+            work_dir: Folder for the artefact.
+
+        Returns:
+            A `.so` file.
+        """
+        return work_dir / f"{self.name}-{target.name}-{plan_digest}.so"
 
 
 def _build(network: Network, settings: TvmTarget, threads: int, library: Path, graph_path: Path) -> int:
@@ -93,7 +106,7 @@ def _build(network: Network, settings: TvmTarget, threads: int, library: Path, g
                 passes.FuseTIR(),
             ])(built.module)
             executable = relax.build(fused, target)
-    except (tvm.TVMError, ValueError, TypeError) as error:
+    except Exception as error:  # TVM raises a dozen classes without a common base
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise CompileError(f"{graph_path}: TVM failed ({reason}); compile with another compiler") from error
     with replacing(library) as temporary:

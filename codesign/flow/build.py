@@ -43,11 +43,11 @@ def compilers_of(context: RunContext) -> tuple[Compiler, ...]:
         Those that the run file names; for a simulated target onnxruntime alone, which computes its outputs.
     """
     from codesign.backend.onnxruntime_compiler import OnnxruntimeCompiler
-    from codesign.backend.tvm_compiler import TvmCompiler
+    from codesign.backend.tvm_process import IsolatedTvmCompiler
 
     if context.target.runner == "simulated":
         return (OnnxruntimeCompiler(),)
-    made: Mapping[str, Compiler] = {"tvm": TvmCompiler(), "onnxruntime": OnnxruntimeCompiler()}
+    made: Mapping[str, Compiler] = {"tvm": IsolatedTvmCompiler(), "onnxruntime": OnnxruntimeCompiler()}
     return tuple(made[name] for name in context.run.measure.compilers)
 
 
@@ -69,25 +69,22 @@ def refuse_what_cannot_be_compiled(context: RunContext) -> None:
             )
 
 
-def build(context: RunContext, plan: Plan | None, cost: Cost | None) -> Measured:
-    """Applies a plan, compiles and measures it; steps `apply`, `compile` and `measure` of the plan.
+def apply_and_compile(context: RunContext, plan: Plan | None) -> tuple[Path, tuple[Artifact, ...]]:
+    """Writes a plan into the graph and compiles it; steps `apply` and `compile` of the plan.
 
     Args:
         context: The run, annotated.
         plan: What to build; None for the network in floating point.
-        cost: What the cost model expects of it.
 
     Returns:
-        What was measured, without the loss increase on search data.
+        The network's file and each compiler's artefact, the product first.
 
     Raises:
         CompileError: A compiler failed.
-        MeasurementError: The compiled program crashed or ran past its limit.
     """
     identity = BASELINE if plan is None else plan.digest
     network = _apply(context, plan, identity)
-    artifacts = [_compile(context, compiler, network, identity) for compiler in compilers_of(context)]
-    return _measure(context, artifacts, network, identity, cost)
+    return network, tuple(_compile(context, compiler, network, identity) for compiler in compilers_of(context))
 
 
 def _apply(context: RunContext, plan: Plan | None, identity: str) -> Path:
@@ -137,10 +134,22 @@ def machine() -> str:
     return f"{host.name}, {host.cores} cores"
 
 
-def _measure(
-    context: RunContext, artifacts: Sequence[Artifact], network: Path, identity: str, cost: Cost | None
-) -> Measured:
-    """Measures every artefact, each in its own process, and compares their outputs."""
+def measure(context: RunContext, network: Path, artifacts: Sequence[Artifact], cost: Cost | None) -> Measured:
+    """Measures every artefact of a plan, each in its own process, and compares their outputs; step `measure`.
+
+    Args:
+        context: The run.
+        network: The network's file.
+        artifacts: What the compilers made of it, the product first.
+        cost: What the cost model expects of it; None for the network in floating point.
+
+    Returns:
+        What was measured, without the loss increase on search data.
+
+    Raises:
+        MeasurementError: A compiled program crashed or ran past its limit.
+    """
+    identity = artifacts[0].plan_digest
     run, target = context.run, context.target
     options = run.measure
     settings = MeasurementSettings(

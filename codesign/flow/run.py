@@ -1,16 +1,26 @@
 """One run, from top to bottom."""
 
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from codesign.backend.base import Artifact
 from codesign.cost.select import cost_model_for
 from codesign.errors import CodesignError, CompileError, MeasurementError
-from codesign.flow.build import build, compilers_of, refuse_what_cannot_be_compiled
+from codesign.flow.build import (
+    BASELINE,
+    apply_and_compile,
+    compilers_of,
+    measure,
+    refuse_what_cannot_be_compiled,
+)
 from codesign.flow.context import RunContext, load_data
-from codesign.flow.decide import Proposal, budget_in_words, decide
+from codesign.flow.decide import Decision, Proposal, budget_in_words, decide
 from codesign.flow.prepare import annotate, obtain, pipeline_of
 from codesign.flow.publish import publish
 from codesign.hardware.catalog import load_profile, load_target
-from codesign.progress import Progress
+from codesign.progress import Progress, track
 from codesign.report.contents import Measured, RunReport
 from codesign.run_file import RunFile
 from codesign.run_folder import RunFolder
@@ -39,9 +49,8 @@ def execute(run: RunFile, base: Path, folder: Path, progress: Progress) -> RunRe
     refuse_what_cannot_be_compiled(context)
     program, facts = annotate(context, program)
     decision = decide(context, program, facts)
-    built: dict[str, Measured | str] = {}
-    for proposal in decision.proposals:
-        built[proposal.identity] = _built(context, proposal)
+    compiled = _compile_all(context, decision)
+    built = {proposal.identity: _measured(context, proposal, compiled) for proposal in decision.proposals}
     return publish(context, program, facts, decision, built)
 
 
@@ -65,15 +74,46 @@ def open_run(run: RunFile, base: Path, folder: Path, progress: Progress) -> RunC
     return RunContext(run, base, RunFolder(folder, progress), target, profile, cost_model, data, progress)
 
 
-def _built(context: RunContext, proposal: Proposal) -> Measured | str:
-    """What was measured of a plan, or why it failed; a failed plan is tried again by the next run."""
+Compiled = tuple[Path, tuple[Artifact, ...]]
+"""The network's file and each compiler's artefact."""
+
+
+def _compile_all(context: RunContext, decision: Decision) -> dict[str, Compiled | str]:
+    """Compiles every plan, several at once, before anything is measured; a plan that fails is kept with the reason."""
+    plans = {proposal.identity: proposal.plan for proposal in decision.proposals}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # each thread waits for a compiling process
+        jobs = {pool.submit(apply_and_compile, context, plan): identity for identity, plan in plans.items()}
+        try:
+            done = track(context.progress, "Compiling", as_completed(jobs), len(jobs))
+            return {jobs[job]: _result(context, job, jobs[job]) for job in done}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _result(context: RunContext, job: Future[Compiled], identity: str) -> Compiled | str:
     try:
-        return build(context, proposal.plan, proposal.cost)
-    except (CompileError, MeasurementError) as error:
-        if proposal.plan is None:
-            raise CodesignError(f"the network in floating point failed, so nothing can be compared: {error}") from error
-        context.progress.note(f"candidate {proposal.identity} failed: {error}")
-        return str(error)
+        return job.result()
+    except CompileError as error:
+        return _failed(context, identity, error)
+
+
+def _measured(context: RunContext, proposal: Proposal, compiled: Mapping[str, Compiled | str]) -> Measured | str:
+    """What was measured of a plan, or why it failed; a failed plan is tried again by the next run."""
+    found = compiled[proposal.identity]
+    if isinstance(found, str):
+        return found
+    try:
+        return measure(context, *found, proposal.cost)
+    except MeasurementError as error:
+        return _failed(context, proposal.identity, error)
+
+
+def _failed(context: RunContext, identity: str, error: CodesignError) -> str:
+    if identity == BASELINE:
+        raise CodesignError(f"the network in floating point failed, so nothing can be compared: {error}") from error
+    context.progress.note(f"candidate {identity} failed: {error}")
+    return str(error)
 
 
 def describe(run: RunFile, base: Path, folder: Path, progress: Progress) -> list[str]:

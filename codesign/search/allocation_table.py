@@ -103,7 +103,7 @@ def read_table(path: Path) -> AllocationTable:
     Raises:
         InputError: The file is missing or not JSON, or a value is missing, unknown, NaN, negative or of the wrong type.
     """
-    top = _object(_parse(path), f"{path}", TOP_KEYS)
+    top = _object(_parse(path), f"{path}:", TOP_KEYS)
     layers = [_layer(item, f"{path}: layers.{i}") for i, item in enumerate(_list(top.get("layers"), f"{path}: layers"))]
     ties = [
         tuple(_text(name, f"{path}: same_bits.{i}.{j}") for j, name in enumerate(_list(tie, f"{path}: same_bits.{i}")))
@@ -161,10 +161,11 @@ def _limit(value: object, problem: AllocationProblem, where: str) -> dict[str, f
 
 def _object(value: object, where: str, known: Sequence[str] | None) -> Mapping[str, object]:
     if not isinstance(value, dict):
-        raise InputError(f"{where}: {_got(value)}, a JSON object is needed; correct it")
+        raise InputError(f"{where.removesuffix(':')}: {_got(value)}, a JSON object is needed; correct it")
     for key in value:
         if known is not None and key not in known:
-            raise InputError(f"{where}.{key}: unknown key{closest(key, known)}")
+            place = f"{where} {key}" if where.endswith(":") else f"{where}.{key}"
+            raise InputError(f"{place}: unknown key{closest(key, known)}")
     return value
 
 

@@ -101,7 +101,7 @@ class AllocationStrategy:
         limits: Mapping[str, float],
         architecture: str,
         evaluations: int,
-        resolution: float = 1.0,
+        significance: float = 1.0,
     ) -> None:
         """Solves the additive model.
 
@@ -110,7 +110,7 @@ class AllocationStrategy:
             limits: Largest allowed total by metric.
             architecture: Name of the architecture variant, for the plans.
             evaluations: Plans to measure at most; 1 measures the additive optimum alone.
-            resolution: Standard errors by which a measured improvement must exceed 0 to be believed.
+            significance: Standard errors by which a measured improvement must exceed 0 to be believed.
 
         Raises:
             CodesignError: `evaluations` is below 1.
@@ -120,7 +120,7 @@ class AllocationStrategy:
         self._problem, self._architecture, self._evaluations = problem, architecture, evaluations
         self.allocation: Allocation = solve(problem, limits)
         self._neighbourhood = Neighbourhood(problem, limits)
-        self._search = LocalSearch(self._neighbourhood, self._starts(limits), resolution)
+        self._search = LocalSearch(self._neighbourhood, self._starts(limits), significance)
         self._asked: Plan | None = None
 
     def _starts(self, limits: Mapping[str, float]) -> list[Picks]:
@@ -137,7 +137,7 @@ class AllocationStrategy:
         Returns:
             A plan that keeps the limits, the same one until it is told; None when the search is over.
         """
-        if self._asked is None and len(self._search.measured) < self._evaluations:
+        if self._asked is None and self.told < self._evaluations:
             picks = self._search.ask()
             self._asked = None if picks is None else self._plan(picks)
         return self._asked
@@ -159,20 +159,19 @@ class AllocationStrategy:
         self._search.tell(self._neighbourhood.picks_of(evaluation.plan.bits), evaluation)
 
     @property
+    def told(self) -> int:
+        """How many plans were measured."""
+        return len(self._search.measured)
+
+    @property
+    def proposal(self) -> Plan:
+        """The additive optimum as a plan."""
+        return plan_of_choice(self.allocation.choice, self._architecture)
+
+    @property
     def best(self) -> Evaluation:
         """The best plan so far, by what the measurements can tell apart."""
         return self._search.measured[self._search.incumbent]
-
-    def predicted_loss(self, plan: Plan) -> float:
-        """The additive model's loss of a plan.
-
-        Args:
-            plan: Any plan of the problem.
-
-        Returns:
-            The sum over layers, in nats.
-        """
-        return self._problem.loss_of(plan.bits)
 
     def _plan(self, picks: Picks) -> Plan:
         return plan_of_choice(self._neighbourhood.choice_of(picks), self._architecture)

@@ -11,24 +11,24 @@ from codesign.search.objective import Evaluation
 class LocalSearch:
     """First-improvement search: proposes choices one by one and is told their measured losses; no randomness.
 
-    First it proposes the starts and moves to the best. Then it proposes the neighbour of the base that is cheapest
+    First it proposes the starts and moves to the best mean. Then it proposes the neighbour of the base that is cheapest
     under prices fitted to all measurements so far (`fit_prices`), never a choice twice. A neighbour becomes the
-    incumbent and the new base if it is better by more than `resolution` standard errors of the paired difference: the
+    incumbent and the new base if it is better by more than `significance` standard errors of the paired difference: the
     least of many noisy values is otherwise too good to be true. Once all neighbours are measured, the best choice whose
     neighbours are not is the next base.
     """
 
-    def __init__(self, neighbourhood: Neighbourhood, starts: Sequence[Picks], resolution: float = 1.0) -> None:
+    def __init__(self, neighbourhood: Neighbourhood, starts: Sequence[Picks], significance: float = 1.0) -> None:
         """Begins a search.
 
         Args:
             neighbourhood: Problem, limits and moves.
             starts: Choices that keep the limits, measured first, in this order; at least one.
-            resolution: Standard errors by which an improvement must exceed 0.
+            significance: Standard errors by which an improvement must exceed 0.
         """
         self._neighbourhood = neighbourhood
         self._starts = list(dict.fromkeys(starts))
-        self._resolution = resolution
+        self._significance = significance
         self._measured: dict[Picks, Evaluation] = {}
         self._exhausted: set[Picks] = set()
         self._base: Picks | None = None
@@ -73,10 +73,12 @@ class LocalSearch:
             picks: What was asked.
             found: Its measured loss.
         """
+        required = 0.0 if picks in self._starts else self._significance
         self._measured[picks] = found
-        if self._incumbent is None or self._is_better(found, self._measured[self._incumbent]):
+        if self._incumbent is None or _is_better(found, self._measured[self._incumbent], required):
             self._incumbent = self._base = picks
 
-    def _is_better(self, found: Evaluation, other: Evaluation) -> bool:
-        gain, error = found.improvement(other)
-        return gain > 0 and gain > self._resolution * error
+
+def _is_better(one: Evaluation, other: Evaluation, significance: float) -> bool:
+    gain, error = one.improvement(other)
+    return gain > 0 and gain > significance * error

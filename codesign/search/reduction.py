@@ -3,12 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from codesign.search.one_hot_model import Row, Terms
 from codesign.search.problem import PEAK_METRICS, AllocationProblem, Bits, Choice, Group, total
-
-ROUNDING = 1e-9
-"""Share of a limit by which an option must exceed it to be left out; safely above rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +16,12 @@ class Candidate:
     Attributes:
         bits: Bits of all its layers.
         loss: Sum over its layers.
-        costs: By limited additive metric, sums over its layers.
+        costs: By limited additive metric, exact sums over its layers.
     """
 
     bits: Bits
     loss: float
-    costs: tuple[float, ...]
+    costs: tuple[Fraction, ...]
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,29 @@ class Reduced:
         return [[self._share(option) for option in group] for group in self.groups]
 
     def _share(self, option: Candidate) -> float:
-        return math.fsum(cost / limit for cost, limit in zip(option.costs, self.limits.values(), strict=True) if limit)
+        shares = zip(option.costs, self.limits.values(), strict=True)
+        return math.fsum(float(cost) / limit for cost, limit in shares if limit)
+
+    def rows(self, margin: float = 0.0) -> list[Row]:
+        """Limits that can bind, each as slack above the cheapest candidates.
+
+        Args:
+            margin: Share of each limit that is taken off it.
+
+        Returns:
+            One row for each.
+        """
+        rows = []
+        for position, metric in enumerate(self.limits):
+            slack = self._slack(position, metric) - Fraction(margin * self.limits[metric])
+            least = self._least(position)
+            above = [
+                [option.costs[position] - low for option in group]
+                for group, low in zip(self.groups, least, strict=True)
+            ]
+            if sum(max(group) for group in above) >= slack:
+                rows.append(Row([[float(cost) for cost in group] for group in above], float(slack)))
+        return rows
 
     def each_limit_can_be_kept(self) -> bool:
         """Whether the choice that is cheapest by one metric keeps the limit on it, for each metric."""
@@ -78,41 +98,22 @@ class Reduced:
         """Candidates that keep each limit beside the cheapest ones of the other groups, `[groups][candidates]`."""
         groups = self.groups
         for position, metric in enumerate(self.limits):
-            row = self._row(position, metric, -ROUNDING)
+            slack = self._slack(position, metric)
             groups = tuple(
-                tuple(option for option in group if option.costs[position] - low <= row.limit)
+                tuple(option for option in group if option.costs[position] - low <= slack)
                 for group, low in zip(groups, self._least(position), strict=True)
             )
         return groups
 
-    def _least(self, position: int) -> list[float]:
+    def _least(self, position: int) -> list[Fraction]:
         return [min(option.costs[position] for option in group) for group in self.groups]
 
-    def rows(self, margin: float = 0.0) -> list[Row]:
-        """Limits that can bind, each as slack above the cheapest candidates.
-
-        Args:
-            margin: Share of each limit that is taken off it.
-
-        Returns:
-            One row for each.
-        """
-        rows = []
-        for position, (metric, limit) in enumerate(self.limits.items()):
-            row = self._row(position, metric, margin)
-            highest = math.fsum(max(group) for group in row.coefficients)
-            if highest > 0 and highest > row.limit - ROUNDING * limit:
-                rows.append(row)
-        return rows
-
-    def _row(self, position: int, metric: str, margin: float) -> Row:
-        limit, least = self.limits[metric], self._least(position)
-        # The cheapest choice keeps the limit, so that a negative slack is a rounding error.
-        slack = max(0.0, math.fsum([limit, -self.problem.constant.get(metric, 0.0), *(-cost for cost in least)]))
-        above = [
-            [option.costs[position] - low for option in group] for group, low in zip(self.groups, least, strict=True)
-        ]
-        return Row(above, slack - margin * limit)
+    def _slack(self, position: int, metric: str) -> Fraction:
+        """What the limit leaves above the cheapest candidates; a sum that rounds to the limit keeps it."""
+        limit = self.limits[metric]
+        half_a_step = (Fraction(math.nextafter(limit, math.inf)) - Fraction(limit)) / 2
+        constant = Fraction(self.problem.constant.get(metric, 0.0))
+        return Fraction(limit) + half_a_step - constant - sum(self._least(position))
 
 
 def reduce(problem: AllocationProblem, limits: Mapping[str, float]) -> Reduced | None:
@@ -166,7 +167,9 @@ def _candidates(
     for bits in group.bits:
         options = [problem.layers[i].by_bits[bits] for i in group.layers]
         if all(option.metrics[metric] <= limit for option in options for metric, limit in peaks.items()):
-            costs = tuple(total(metric, [option.metrics[metric] for option in options]) for metric in additive)
+            costs = tuple(
+                sum((Fraction(option.metrics[metric]) for option in options), start=Fraction(0)) for metric in additive
+            )
             found.append(Candidate(bits, math.fsum(option.loss_increase for option in options), costs))
     return tuple(found)
 

@@ -2,8 +2,8 @@
 
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +11,7 @@ from codesign.errors import InfeasibleBudgetError, InputError
 from codesign.search.allocation_table import allocate_table, problem_from_json, read_table
 
 REFERENCE = Path(__file__).parents[2] / ".." / "shared" / "reference" / "hawq_v3_resnet18.json"
-TABLE = {
+TABLE: dict[str, Any] = {
     "network": "small",
     "same_bits": [["a", "c"]],
     "layers": [
@@ -26,7 +26,6 @@ TABLE = {
     ],
     "cases": [{"limit": {"weight_bytes": 500}}, {"limit": {"weight_bytes": 600, "latency_s": 5e-6}}],
 }
-Json = dict[str, "Json"] | list["Json"] | str | float
 
 
 def _write(tmp_path: Path, table: object) -> Path:
@@ -65,48 +64,57 @@ def test_an_infeasible_case_is_named(tmp_path: Path) -> None:
         allocate_table(_write(tmp_path, table))
 
 
-def _option(table: Any) -> Any:
-    return table["layers"][1]["options"][0]
+DELETED = object()
+OPTION = ("layers", 1, "options", 0)
+
+
+def _edited(path: tuple[str | int, ...], value: object) -> object:
+    table: Any = copy.deepcopy(TABLE)
+    place = table
+    for key in path[:-1]:
+        place = place[key]
+    if value is DELETED:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return table
 
 
 @pytest.mark.parametrize(
-    ("edit", "message"),
+    ("path", "value", "message"),
     [
-        (lambda t: t.pop("layers"), "layers: missing"),
-        (lambda t: t["layers"].clear(), "there are none"),
-        (lambda t: t.update(layrs=[]), "layrs: unknown key; did you mean 'layers'"),
-        (lambda t: t["layers"][0].pop("name"), r"layers\.0\.name: missing"),
-        (lambda t: t["layers"][1].update(name="a"), "layer 'a' occurs twice"),
-        (lambda t: t["layers"][1].update(options=[]), "layer 'b': no options"),
-        (lambda t: t["layers"].__setitem__(2, 5), r"layers\.2: got 5, a JSON object"),
-        (lambda t: _option(t).pop("bits"), r"layers\.1\.options\.0\.bits: got None"),
-        (lambda t: _option(t).update(bits=4.5), r"options\.0\.bits: got 4.5"),
-        (lambda t: _option(t).update(bits=8), "two options have the same bits"),
-        (lambda t: _option(t).pop("loss_increase"), r"layers\.1\.options\.0\.loss_increase: missing"),
-        (lambda t: _option(t).update(loss_increase=float("nan")), r"loss_increase: got nan"),
-        (lambda t: _option(t).update(loss_increase=-0.1), r"loss_increase: got -0.1"),
-        (lambda t: _option(t).update(latency_s="fast"), r"latency_s: got 'fast', a number"),
-        (lambda t: _option(t).update(latency_s=True), r"latency_s: got True, a number"),
-        (lambda t: _option(t).update(latency_s=10**400), r"latency_s: got inf"),
-        (lambda t: _option(t).pop("latency_s"), "'latency_s' is not on every option"),
-        (lambda t: t["same_bits"][0].append("d"), "layer 'd' is tied or fixed but is not in the problem"),
-        (lambda t: t.update(same_bits=["a"]), r"same_bits\.0: got 'a', a list"),
-        (lambda t: t["layers"][0]["options"].pop() and t["layers"][2]["options"].pop(0), "no common bits"),
-        (lambda t: t["cases"][0].pop("limit"), r"cases\.0\.limit: missing"),
-        (
-            lambda t: t["cases"][0]["limit"].update(weigth_bytes=3),
-            r"cases\.0\.limit\.weigth_bytes: unknown key; did you",
-        ),
-        (lambda t: t["cases"][0]["limit"].update(weight_bytes=float("inf")), r"limit\.weight_bytes: got inf"),
+        (("layers",), DELETED, "layers: missing"),
+        (("layers",), [], "there are none"),
+        (("layrs",), [], "layrs: unknown key; did you mean 'layers'"),
+        (("layers", 0, "name"), DELETED, r"layers\.0\.name: missing"),
+        (("layers", 1, "name"), "a", "layer 'a' occurs twice"),
+        (("layers", 1, "options"), [], "layer 'b': no options"),
+        (("layers", 2), 5, r"layers\.2: got 5, a JSON object"),
+        ((*OPTION, "bits"), DELETED, r"layers\.1\.options\.0\.bits: got None"),
+        ((*OPTION, "bits"), 4.5, r"options\.0\.bits: got 4.5"),
+        ((*OPTION, "bits"), 8, "two options have the same bits"),
+        ((*OPTION, "loss_increase"), DELETED, r"layers\.1\.options\.0\.loss_increase: missing"),
+        ((*OPTION, "loss_increase"), float("nan"), r"loss_increase: got nan"),
+        ((*OPTION, "loss_increase"), -0.1, r"loss_increase: got -0.1"),
+        ((*OPTION, "latency_s"), "fast", r"latency_s: got 'fast', a number"),
+        ((*OPTION, "latency_s"), True, r"latency_s: got True, a number"),
+        ((*OPTION, "latency_s"), 10**400, r"latency_s: got inf"),
+        ((*OPTION, "latency_s"), DELETED, "'latency_s' is not on every option"),
+        (("same_bits", 0, 1), "d", "layer 'd' is tied or fixed but is not in the problem"),
+        (("same_bits", 0), "a", r"same_bits\.0: got 'a', a list"),
+        (("layers", 0, "options"), [{**TABLE["layers"][0]["options"][0], "bits": 6}], "no common bits: 'a' allows 6"),
+        (("cases", 0, "limit"), DELETED, r"cases\.0\.limit: missing"),
+        (("cases", 0, "limit", "weigth_bytes"), 3, r"cases\.0\.limit\.weigth_bytes: unknown key; did you mean"),
+        (("cases", 0, "limit", "weight_bytes"), float("inf"), r"limit\.weight_bytes: got inf"),
     ],
 )
-def test_bad_tables_are_refused_by_key(tmp_path: Path, edit: Edit, message: str) -> None:
-    table = copy.deepcopy(TABLE)
-    edit(table)
-    path = _write(tmp_path, table)
+def test_bad_tables_are_refused_by_key(
+    tmp_path: Path, path: tuple[str | int, ...], value: object, message: str
+) -> None:
+    file = _write(tmp_path, _edited(path, value))
     with pytest.raises(InputError, match=message) as error:
-        read_table(path)
-    assert str(error.value).startswith(f"{path}: ")
+        read_table(file)
+    assert str(error.value).startswith(f"{file}: ")
     assert "\n" not in str(error.value)
 
 

@@ -78,7 +78,7 @@ def test_choices_may_differ_by_node_and_nodes_may_be_tied_and_fixed() -> None:
 
 
 def test_a_missing_loss_or_choice_is_named() -> None:
-    with pytest.raises(InputError, match="node 'conv1': no loss increase for w3a8.*sensitivity pass"):
+    with pytest.raises(InputError, match=r"node 'conv1': no loss increase for w3a8.*sensitivity pass"):
         problem_from_facts(FACTS, ProportionalCosts(), [BitWidths(3, 8)])
     with pytest.raises(InputError, match="node 'fc': no widths to choose from"):
         problem_from_facts(FACTS, ProportionalCosts(), {"conv1": CHOICES, "conv2": CHOICES})

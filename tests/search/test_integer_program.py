@@ -281,3 +281,18 @@ def test_limits_that_exclude_each_other_are_named_with_what_the_others_leave() -
 def test_limits_without_sense_are_refused(limits: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         solve(_staircase(), limits)
+
+
+def test_tied_layers_whose_exact_sum_is_just_above_are_not_taken_for_equals() -> None:
+    # 0.2 + 0.2 and 0.1 + 0.3 agree when rounded; beside 0.1 and 0.1 only the second stays at 0.6.
+    cheap, dear = {"latency_s": 0.1}, {"latency_s": 0.2}
+    layers = (
+        LayerOptions("a", (LayerOption(2, 0.0, cheap), LayerOption(8, 0.0, dear))),
+        LayerOptions("b", (LayerOption(2, 1.0, {"latency_s": 0.3}), LayerOption(8, 0.0, dear))),
+        LayerOptions("c", (LayerOption(8, 0.0, cheap),)),
+    )
+    problem = AllocationProblem(layers, ties=(("a", "b"),), constant={"latency_s": 0.1})
+    assert math.fsum([0.1, 0.2, 0.2, 0.1]) > 0.6
+    found = solve(problem, {"latency_s": 0.6})
+    assert found.choice == (("a", 2), ("b", 2), ("c", 8))
+    assert found.metrics["latency_s"] == 0.6

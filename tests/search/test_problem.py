@@ -79,5 +79,5 @@ def test_a_constant_that_is_not_a_number_is_refused() -> None:
 @pytest.mark.parametrize("choice", [(("a", 4),), (("a", 4), ("b", 3))])
 def test_choices_outside_the_problem_are_refused(choice: tuple[tuple[str, int], ...]) -> None:
     problem = AllocationProblem((_layer("a", 4, 8), _layer("b", 4, 8)))
-    with pytest.raises(InputError, match="layer 'b'.*it offers 4, 8"):
+    with pytest.raises(InputError, match=r"layer 'b'.*it offers 4, 8"):
         problem.totals_of(choice)
