@@ -36,7 +36,9 @@ def main() -> None:
     except CodesignError as error:
         print(f"codesign: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:  # typer turns Ctrl-C into an exit without a word
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+            raise
         print("codesign: interrupted; what is finished is kept, repeat the command to go on", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except OSError as error:

@@ -80,3 +80,25 @@ def digest_of(*parts: object) -> str:
             inner = hashlib.sha256(json.dumps(part, sort_keys=True).encode()).digest()
         total.update(inner)
     return total.hexdigest()[:32]
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what `replacing` was writing below a folder in processes that were killed.
+
+    Args:
+        folder: May not exist.
+    """
+    for path in folder.rglob(".*.partial*"):
+        process = path.name.partition(".partial")[0].rpartition(".")[2]
+        if process.isdecimal() and not _is_alive(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True

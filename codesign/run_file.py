@@ -41,7 +41,7 @@ class DataSection(StrictModel):
         test: The same forms; what is reported is measured on it. Left out for `digits`, which is split.
         also_test: Further test sets by name.
         calibration_samples: Samples for ranges, bias correction and sensitivities.
-        search_samples: Other samples, on which whole plans are compared.
+        search_samples: Other samples, on which whole plans are compared; at least two, for a standard error.
         preprocessing: How raw values become inputs.
     """
 
@@ -49,7 +49,7 @@ class DataSection(StrictModel):
     test: str | None = None
     also_test: dict[str, str] = Field(default_factory=dict)
     calibration_samples: Count = 256
-    search_samples: Count = 256
+    search_samples: Annotated[int, Field(ge=2)] = 256
     preprocessing: Preprocessing = Preprocessing()
 
 
@@ -71,7 +71,7 @@ class QuantizationSection(StrictModel):
     weight_bits: tuple[int, ...] = WEIGHT_BITS
     activation_bits: int = ACTIVATION_BITS[-1]
     range_rule: RangeRule = "min-max"
-    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    percentile: Annotated[float, Field(gt=50, le=100, allow_inf_nan=False)] = 99.99
     bias_correction: bool = True
     sensitivity: Literal["kl", "hessian"] = "kl"
     sensitivity_samples: Count = 256
@@ -99,7 +99,7 @@ class BudgetSection(Budget):
         average_bits: Weights take no more than they would if all had this width.
     """
 
-    average_bits: Annotated[float, Field(gt=0, le=8)] | None = None
+    average_bits: Annotated[float, Field(gt=0, le=8, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
     def _limits_something(self) -> "BudgetSection":
@@ -130,7 +130,7 @@ class SearchSection(StrictModel):
         evaluations: How many plans are measured for each budget, at most.
     """
 
-    budgets: tuple[BudgetSection, ...] = (BudgetSection(average_bits=4.0),)
+    budgets: tuple[BudgetSection, ...] = Field(default=(BudgetSection(average_bits=4.0),), min_length=1)
     sweep: SweepSection | None = None
     uniform: bool = True
     evaluations: Count = 60
@@ -151,7 +151,7 @@ class MeasureSection(StrictModel):
     warm_up: Count = 20
     repeats: Count = 50
     runs_per_sample: Count = 10
-    timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
 
 
 class RunFile(StrictModel):
@@ -171,7 +171,7 @@ class RunFile(StrictModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     target: str = "host-cpu"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     model: ModelSection
     data: DataSection
     train: TrainingOptions | None = None

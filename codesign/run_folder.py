@@ -39,11 +39,11 @@ class RunFolder:
         record = self._record(name)
         if record is None:
             return "to do"
-        if record.get("key") != key:
-            return "out of date"
         outputs = record.get("outputs")
-        if not isinstance(outputs, dict):
+        if "key" not in record or not isinstance(outputs, dict):
             return "corrupt"
+        if record["key"] != key:
+            return "out of date"
         intact = all(self._digest(self.path / file) == digest for file, digest in outputs.items())
         return "done" if intact else "corrupt"
 
@@ -105,7 +105,7 @@ class RunFolder:
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return {"key": None, "outputs": None} if path.exists() else None
+            return {}
         return value if isinstance(value, dict) else {}
 
     @staticmethod

@@ -1,10 +1,11 @@
 """The search step: which plans to build, and which of them is the choice."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from codesign.cost.base import price
@@ -15,14 +16,13 @@ from codesign.flow.prepare import GRAPH, versions
 from codesign.ir.program import Program, name_of
 from codesign.plan.facts import GraphFacts
 from codesign.plan.plan import Cost, Plan
-from codesign.progress import track
 from codesign.quantization.scheme import BitWidths
 from codesign.quantization.simulation import SimulatedNetwork
 from codesign.report.contents import BudgetChoice, Estimate
 from codesign.run_file import BudgetSection
+from codesign.search.engine import AllocationStrategy, drive, recall_or_measure
 from codesign.search.from_facts import plan_of_choice, problem_from_facts, weight_bytes_limit
-from codesign.search.journal import FileJournal, Journal
-from codesign.search.measured_search import MeasuredSearch
+from codesign.search.journal import FileJournal
 from codesign.search.objective import Evaluation
 from codesign.search.sweep import budgets_between, sweep
 from codesign.training.evaluation import sample_kl_divergence
@@ -108,20 +108,23 @@ def decide(context: RunContext, program: Program, facts: GraphFacts) -> Decision
 
 
 class PlanMeter:
-    """Measures whole plans: the KL divergence of their outputs from the float network's, on search data."""
+    """Measures whole plans: the KL divergence of their outputs from the float network's, on search data.
+
+    Attributes:
+        subject: Digest of all that a measurement depends on beside the plan.
+    """
 
     def __init__(self, context: RunContext, program: Program, facts: GraphFacts) -> None:
-        self._context = context
-        self._facts = facts
+        self._context, self._facts = context, facts
         self._images = context.data.search_images
-        self._network = SimulatedNetwork(program.graph, context.run.quantization.bias_correction)
+        correction = context.run.quantization.bias_correction
+        self._network = SimulatedNetwork(program.graph, correction)
         self._reference = self._network.logits(self._images, None, quantize_activations=False)
-        graph, data = context.folder / GRAPH, context.data.tuning_digest
-        self._key = digest_of(graph, data, context.run.quantization.bias_correction, versions())
-        self._journal: Journal = FileJournal(context.folder / JOURNAL, context.progress)
+        profile = context.profile.model_dump(mode="json")  # evaluations hold costs
+        self.subject = digest_of(context.folder / GRAPH, context.data.tuning_digest, correction, profile, versions())
 
-    def evaluate(self, plan: Plan) -> Evaluation:
-        """Measures a plan, or reads it from the journal.
+    def measure(self, plan: Plan) -> Evaluation:
+        """Runs a plan.
 
         Args:
             plan: The plan.
@@ -129,24 +132,16 @@ class PlanMeter:
         Returns:
             Its cost by the cost model and its measured loss, sample by sample.
         """
-        losses = self._losses(digest_of(self._key, plan.to_json()), plan.bits_of)
+        losses = self._losses(plan.bits_of)
         cost = price(self._context.cost_model, self._facts, plan)
-        return Evaluation(plan, cost, float(np.mean(losses)), None, losses)
+        return Evaluation(plan, cost, float(losses.mean()), None, tuple(losses.tolist()))
 
     def activation_loss_nats(self) -> float:
         """Loss of rounding activations to 8 bits, with all weights in floating point."""
-        return float(np.mean(self._losses(digest_of(self._key, "activations"), None)))
+        return float(self._losses({}).mean())
 
-    def _losses(self, key: str, bits: Mapping[str, BitWidths] | None) -> tuple[float, ...]:
-        record = self._journal.find(key)
-        if record is None:
-            logits = self._network.logits(self._images, bits)
-            found = [round(float(loss), 12) for loss in sample_kl_divergence(self._reference, logits)]
-            self._journal.append(key, {"losses_nats": found})
-            record = {"losses_nats": found}
-        values = record["losses_nats"]
-        assert isinstance(values, Sequence)
-        return tuple(float(value) for value in values)
+    def _losses(self, bits: Mapping[str, BitWidths]) -> NDArray[np.float64]:
+        return sample_kl_divergence(self._reference, self._network.logits(self._images, bits))
 
 
 class _Search:
@@ -155,6 +150,7 @@ class _Search:
     def __init__(self, context: RunContext, program: Program, facts: GraphFacts) -> None:
         self._context, self._facts = context, facts
         self._meter = PlanMeter(context, program, facts)
+        self._journal = FileJournal(context.folder / JOURNAL, context.progress)
         self._activation_loss = self._meter.activation_loss_nats()
         self._found: dict[str, Evaluation] = {}
         self._roles: dict[str, list[str]] = {}
@@ -168,7 +164,7 @@ class _Search:
         section = self._context.run.search
         for widths in reversed(self._widths if section.uniform else []):
             plan = Plan(self._name, tuple((node.name, widths) for node in self._facts.weighted))
-            self._keep(self._meter.evaluate(plan), f"uniform {widths.weight} bits")
+            self._keep(self._measured(plan), f"uniform {widths.weight} bits")
         choices = tuple(self._choose(budget) for budget in section.budgets)
         if section.sweep is not None:
             self._sweep(section.sweep.metric, section.sweep.points)
@@ -179,23 +175,25 @@ class _Search:
         return self._context.run.name
 
     def _choose(self, budget: BudgetSection) -> BudgetChoice:
-        evaluations = self._context.run.search.evaluations
+        context = self._context
+        evaluations = context.run.search.evaluations
         words = budget_in_words(budget)
-        search = MeasuredSearch(self._problem, self._limits(budget), self._name, evaluations)
-        asked = iter(search.ask, None)
-        for plan in track(self._context.progress, f"Measuring plans under {words}", asked, evaluations):
-            search.tell(self._meter.evaluate(plan))
-        proposal = self._keep(self._meter.evaluate(search.proposal), f"additive optimum for {words}")
-        chosen = self._keep(search.best, f"chosen for {words}")
-        bound = search.allocation.bound
-        return BudgetChoice(words, chosen, proposal, bound, search.allocation.gap, search.told)
+        strategy = AllocationStrategy(self._problem, self._limits(budget), self._name, evaluations)
+        label = f"Measuring plans under {words}"
+        drive(strategy, self._meter.measure, self._journal, self._meter.subject, context.progress, evaluations, label)
+        proposal = self._keep(self._measured(strategy.proposal), f"additive optimum for {words}")
+        chosen = self._keep(strategy.best, f"chosen for {words}")
+        return BudgetChoice(words, chosen, proposal, strategy.allocation.bound, strategy.allocation.gap, strategy.told)
+
+    def _measured(self, plan: Plan) -> Evaluation:
+        return recall_or_measure(plan, self._meter.measure, self._journal, self._meter.subject)
 
     def _sweep(self, metric: str, points: int) -> None:
         limits = self._limits(None)
         budgets = budgets_between(self._problem, metric, points, limits)
         for allocation in sweep(self._problem, metric, budgets, limits):
             plan = plan_of_choice(allocation.choice, self._name)
-            self._keep(self._meter.evaluate(plan), f"sweep of {metric}")
+            self._keep(self._measured(plan), f"sweep of {metric}")
 
     def _limits(self, budget: BudgetSection | None) -> dict[str, float]:
         """What a plan must keep: the budget and what the device itself can hold."""

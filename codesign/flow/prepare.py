@@ -8,6 +8,7 @@ from codesign import __version__
 from codesign.errors import InputError
 from codesign.files import digest_of, write_json
 from codesign.flow.context import RunContext
+from codesign.ir.onnx_file import read_onnx
 from codesign.ir.program import Program
 from codesign.ir.serialization import load_graph, save_graph
 from codesign.pass_manager.base import PassContext
@@ -40,7 +41,7 @@ def versions() -> dict[str, str]:
 
 
 def source_digest(source: str, base: Path) -> str:
-    """Digest of where a network comes from: the contents of the file that holds it.
+    """Digest of where a network comes from: the contents of the files that hold it.
 
     Args:
         source: As in the run file.
@@ -49,15 +50,36 @@ def source_digest(source: str, base: Path) -> str:
     Returns:
         The digest; a source that does not exist has one too, and fails when it is loaded.
     """
+    return digest_of(source, *(path for path in _source_files(source, base) if path.is_file()))
+
+
+def _source_files(source: str, base: Path) -> list[Path]:
     place, separator, _ = source.rpartition(":")
-    path = base / (place if separator else source)
-    if not path.is_file() and separator and not place.endswith(".py"):
-        try:
-            found = importlib.util.find_spec(place)
-        except (ImportError, ValueError):
-            found = None
-        path = Path(found.origin) if found is not None and found.origin else path
-    return digest_of(source, path) if path.is_file() else digest_of(source)
+    if not separator:
+        return [base / source, *_external_data(base / source)]
+    if place.endswith(".py"):
+        return [base / place]
+    beside = base.joinpath(*place.split("."))
+    local = [beside.with_suffix(".py"), beside / "__init__.py"]
+    if any(path.is_file() for path in local):
+        return local
+    try:
+        found = importlib.util.find_spec(place)
+    except (ImportError, ValueError):
+        return []
+    return [Path(found.origin)] if found is not None and found.origin else []
+
+
+def _external_data(path: Path) -> list[Path]:
+    """Files beside an `.onnx` file that hold its weights; a damaged file is refused when it is loaded."""
+    if path.suffix != ".onnx":
+        return []
+    try:
+        tensors = read_onnx(path).graph.initializer
+    except InputError:
+        return []
+    names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    return [path.parent / name for name in sorted(names)]
 
 
 def obtain(context: RunContext) -> Program:

@@ -8,6 +8,7 @@ from pathlib import Path
 from codesign.backend.base import Artifact
 from codesign.cost.select import cost_model_for
 from codesign.errors import CodesignError, CompileError, MeasurementError
+from codesign.files import remove_leftovers
 from codesign.flow.build import (
     BASELINE,
     apply_and_compile,
@@ -45,6 +46,7 @@ def execute(run: RunFile, base: Path, folder: Path, progress: Progress) -> RunRe
         CodesignError: The baseline cannot be built or measured, so that nothing can be compared with it.
     """
     context = open_run(run, base, folder, progress)
+    remove_leftovers(folder)
     program = obtain(context)
     refuse_what_cannot_be_compiled(context)
     program, facts = annotate(context, program)
@@ -151,6 +153,8 @@ def describe(run: RunFile, base: Path, folder: Path, progress: Progress) -> list
     ]
     records = folder / "steps"
     done = (
-        sorted(str(p.relative_to(records).with_suffix("")) for p in records.rglob("*.json")) if records.exists() else []
+        sorted(str(p.relative_to(records).with_suffix("")) for p in records.rglob("[!.]*.json"))
+        if records.exists()
+        else []
     )
     return [*steps, f"Kept from before, if their inputs are the same: {', '.join(done) or 'nothing'}"]

@@ -44,6 +44,7 @@ def drive(
     subject: str,
     progress: Progress | None = None,
     expected: int = 0,
+    label: str = "measuring plans",
 ) -> tuple[Evaluation, ...]:
     """Asks, measures and tells until the strategy has no more plans; what the journal holds is not measured again.
 
@@ -54,16 +55,17 @@ def drive(
         subject: Digest of all that a measurement depends on beside the plan: graph, data, options.
         progress: Told of every plan.
         expected: Number of plans, for the progress.
+        label: What the progress calls the work.
 
     Returns:
         All evaluations, in the order in which they were asked.
     """
     listener = progress or Silent()
-    listener.start("measuring plans", expected)
+    listener.start(label, expected)
     found = []
     try:
         while (plan := strategy.ask()) is not None:
-            evaluation = _recall_or_measure(plan, measure, journal, subject)
+            evaluation = recall_or_measure(plan, measure, journal, subject)
             strategy.tell(evaluation)
             found.append(evaluation)
             listener.advance()
@@ -72,7 +74,21 @@ def drive(
     return tuple(found)
 
 
-def _recall_or_measure(plan: Plan, measure: Callable[[Plan], Evaluation], journal: Journal, subject: str) -> Evaluation:
+def recall_or_measure(plan: Plan, measure: Callable[[Plan], Evaluation], journal: Journal, subject: str) -> Evaluation:
+    """Reads a plan's measurement from the journal, or measures it and keeps it there.
+
+    Args:
+        plan: The plan.
+        measure: Measures one plan.
+        journal: Keeps measurements.
+        subject: Digest of all that a measurement depends on beside the plan.
+
+    Returns:
+        The measurement.
+
+    Raises:
+        CodesignError: The measurement is of another plan.
+    """
     key = digest_of(subject, plan.to_json())
     record = journal.find(key)
     if record is None:
@@ -151,11 +167,11 @@ class AllocationStrategy:
         Raises:
             CodesignError: It is of another plan.
         """
-        asked = self.ask()
-        if asked is None or asked.bits_of != evaluation.plan.bits_of:
+        if self._asked is None or self._asked != evaluation.plan:
             raise CodesignError(
                 f"plan {evaluation.plan.digest} was not asked for; tell the evaluation of the asked plan"
             )
+        self._asked = None
         self._search.tell(self._neighbourhood.picks_of(evaluation.plan.bits), evaluation)
 
     @property

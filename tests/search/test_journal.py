@@ -84,7 +84,7 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: p
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "write", half)
-    with pytest.raises(CodesignError, match="cannot be written .No space left on device.; free some space"):
+    with pytest.raises(CodesignError, match=r"cannot be written .No space left on device.; free some space"):
         journal.append("b", RECORD)
     assert path.read_bytes() == before
     assert journal.find("b") is None

@@ -55,9 +55,8 @@ def test_json_brings_back_the_same() -> None:
 @pytest.mark.parametrize("key", ["plan", "cost", "loss_increase_nats", "accuracy", "sample_losses_nats"])
 def test_records_of_another_form_are_refused(key: str) -> None:
     record = _measured([0.1]).to_json()
-    for value in ("text", {}):
-        with pytest.raises(InputError, match="has another form; delete the journal"):
-            evaluation_from_json({**record, key: value})
+    with pytest.raises(InputError, match="has another form; delete the journal"):
+        evaluation_from_json({**record, key: "text"})
     del record[key]
     with pytest.raises(InputError, match="has another form; delete the journal"):
         evaluation_from_json(record)
