@@ -7,6 +7,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"files", "progress", "config"}),
+    frozenset({"factory"}),
     frozenset({"ir"}),
     frozenset({"curvature", "quantization", "architecture", "hardware"}),
     frozenset({"plan"}),

@@ -48,9 +48,7 @@ def publish(
         run=context.run.name,
         target=target.name,
         target_description=target.description,
-        profile_notes=tuple(
-            f"profile {context.profile.name}: {key} is not verified" for key in context.profile.unverified
-        ),
+        profile_notes=_notes(context),
         seed=context.run.seed,
         environment=_environment(),
         data=context.data.describe(),
@@ -88,6 +86,12 @@ def _candidate(context: RunContext, facts: GraphFacts, proposal: Proposal, found
         measured,
         None if isinstance(found, Measured) else found,
     )
+
+
+def _notes(context: RunContext) -> tuple[str, ...]:
+    keys = ", ".join(context.profile.unverified)
+    name = context.profile.name
+    return (f"Predictions rest on numbers of profile {name} that are not verified: {keys}.",) if keys else ()
 
 
 def average_bits(facts: GraphFacts, proposal: Proposal) -> float:

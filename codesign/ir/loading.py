@@ -1,14 +1,6 @@
 """Networks from what a user names: a factory of torch modules, an exported program, or an ONNX file."""
 
-import importlib
-import importlib.util
-import inspect
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -16,8 +8,8 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from codesign.errors import InputError, closest, first_line
-from codesign.files import digest_of
+from codesign.errors import InputError, first_line
+from codesign.factory import call_factory
 from codesign.ir.exported_file import read_exported
 from codesign.ir.lowering import (
     RELATIVE_ERROR,
@@ -84,13 +76,7 @@ def load_module(spec: str, weights: Path | None, base: Path) -> nn.Module:
             f"{spec}: is no network; name a factory as package.module:factory or path/to/file.py:factory, "
             f"or a file that ends in .onnx or .pt2"
         )
-    is_file = place.endswith(".py")
-    path = base / place
-    if is_file and not path.is_file():
-        raise InputError(f"{path}: no such file; check the path")
-    with _importable(path.parent if is_file else base):
-        namespace = _attempt(lambda: _import_file(path) if is_file else importlib.import_module(place), place, "import")
-        module = _attempt(_factory(namespace, name, spec), spec, "call")
+    module = call_factory(spec, base)
     if not isinstance(module, nn.Module):
         raise InputError(f"{spec}: gives {type(module).__name__}; it must return a torch.nn.Module")
     if weights is not None:
@@ -213,53 +199,3 @@ def _check_batches(program: Program, path: Path) -> None:
             f"{path}: gives NaN, or a batch of two gives other results than two single samples; "
             f"check the network on normally distributed inputs"
         )
-
-
-ResultT = TypeVar("ResultT")
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    entry = str(folder.resolve())
-    sys.path.insert(0, entry)
-    try:
-        yield
-    finally:
-        sys.path.remove(entry)
-
-
-def _import_file(path: Path) -> ModuleType:
-    name = f"{path.stem}_{digest_of(str(path.resolve()))[:8]}"
-    found = importlib.util.spec_from_file_location(name, path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # dataclasses and pickling look their module up
-    try:
-        found.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _factory(namespace: ModuleType, name: str, spec: str) -> Callable[[], object]:
-    factory: Any = getattr(namespace, name, None)
-    if factory is None:
-        known = [key for key, value in vars(namespace).items() if callable(value) and not key.startswith("_")]
-        raise InputError(f"{spec}: has no {name!r}{closest(name, known)}")
-    try:
-        inspect.signature(factory).bind()
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{spec}: cannot be called without arguments ({error}); write a function that can") from None
-    made: Callable[[], object] = factory
-    return made
-
-
-def _attempt(action: Callable[[], ResultT], what: str, verb: str) -> ResultT:
-    try:
-        return action()
-    except InputError:
-        raise
-    except Exception as error:  # a user's code may raise anything
-        raise InputError(f"{what}: {verb} failed ({type(error).__name__}: {first_line(error)}); correct it") from error

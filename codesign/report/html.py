@@ -116,7 +116,10 @@ def _candidates(report: RunReport) -> str:
         *(f"{escape(x.compiler)} {_tag(x.provenance)}" for x in columns), f"latency {_tag(by_model)}",
         f"energy {_tag(by_model)}", f"weights {_tag('exact')}", "TVM − onnxruntime",
     ]  # fmt: skip
-    rows = [_row(_candidate_cells(c, others, compilers), _row_class(report, c)) for c in report.candidates]
+    rows = [
+        _row(_candidate_cells(c, others, compilers, c is report.chosen), _row_class(report, c))
+        for c in report.candidates
+    ]
     return (
         '<div class="scroll"><table><caption>★ chosen, ◆ on the Pareto front of accuracy, latency and weights. '
         "± is one standard error over test samples; latencies are medians.</caption>"
@@ -124,8 +127,8 @@ def _candidates(report: RunReport) -> str:
     )
 
 
-def _candidate_cells(candidate: Candidate, others: Sequence[str], compilers: Sequence[str]) -> list[str]:
-    mark = "◆ " if candidate.on_front else ""
+def _candidate_cells(candidate: Candidate, others: Sequence[str], compilers: Sequence[str], chosen: bool) -> list[str]:
+    mark = ("★ " if chosen else "") + ("◆ " if candidate.on_front else "")
     name = f"{mark}{escape(', '.join(candidate.roles))}<br><span class='soft'>{escape(candidate.identity)}</span>"
     bits = f"{candidate.average_bits:.2f}"
     found, predicted = candidate.measured, candidate.predicted
@@ -206,7 +209,7 @@ def _provenance(report: RunReport) -> str:
 
 def _figure(figure: go.Figure) -> str:
     html: str = figure.to_html(
-        full_html=False, include_plotlyjs=False, default_height="380px", config={"displaylogo": False}
+        full_html=False, include_plotlyjs=False, default_height="380px", config={"displayModeBar": False}
     )
     return f"<div>{html}</div>"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from codesign.errors import InputError
+from codesign.factory import call_factory
 from codesign.progress import Progress
 from codesign.training.dataset import Dataset
-from codesign.training.factory import call_factory
 from codesign.training.image_folder import load_image_folder
 
 FORMS = "'digits', a .npz, a folder or .zip of CLASS/IMAGE files, 'package.module:factory' or 'path/to/file.py:factory'"

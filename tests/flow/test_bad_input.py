@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -122,15 +121,18 @@ def test_a_process_ends_in_the_same_way(folder: Path) -> None:
         ('measure.compilers=["gcc"]', ["measure.compilers.0: ", "'tvm' or 'onnxruntime'", "got 'gcc'"]),
         ("name=../x", ["name: ", "got '../x'"]),
         ("no-value", ["--set no-value: got no 'key=value'"]),
-        ("name.x=1", ["--set name.x=1: 'x' does not lead to a value", "check the key"]),
+        ("name.x=1", ["--set name.x=1: 'name.x' does not lead to a value; check the key"]),
         ("target=host-cpy", ["no target is named 'host-cpy'; did you mean 'host-cpu'?"]),
         ("target=absent.toml", ["absent.toml: no such file; check the path"]),
-        ('quantization.ties=[["a","b"]]', ["ties", "'a'"]),
+        ('quantization.ties=[["a","b"]]', ["layer 'a' is tied", "known: "]),
         ("train.epochs=1", ["the run file has both [train] and model.weights; remove one of them"]),
         ("model.input_shape=[1,1,9,9]", ["input of [1, 1, 9, 9]", "set input_shape to what it takes"]),
         ("model.input_shape=[2,1,8,8]", ["input_shape: got [2, 1, 8, 8]", "batch of 1"]),
-        ("search.budgets.0={latency_s=1e-12}", ["latency_s", "1e-12", "reach"]),
-        ("search.budgets.0={average_bits=2}", ["weight_bytes", "reach"]),
+        ("search.budgets.0={latency_s=1e-12}", ["latency_s: at most", "least possible", "raise the limit"]),
+        (
+            "search.budgets.0={average_bits=2}",
+            ["weight_bytes: at most 410 bytes allowed, least possible 668 bytes); raise"],
+        ),
         ("search.budgets.0={}", ["search.budgets.0: ", "must limit something"]),
     ],
 )
@@ -249,10 +251,9 @@ def test_truncated_onnx(folder: Path, codesign: Codesign) -> None:
 def test_all_unsupported_operators_are_listed(folder: Path, codesign: Codesign) -> None:
     _use_onnx(folder, ["Sinh", "Relu", "Acosh", "Sinh"])
     message = _refusal(codesign, "run", "run.toml")
-    for words in ("Sinh", "Acosh", "n0", "n2", "n3"):
-        assert words in message
-    assert "Relu" not in message.partition("supported are")[0]
-    assert "dense" not in message
+    assert message == (
+        "net.onnx: unsupported operators: Acosh, Sinh; replace them in the network with supported ones\n"
+    )
 
 
 def test_dynamic_shapes(folder: Path, codesign: Codesign) -> None:
@@ -319,19 +320,19 @@ def test_a_corrupt_cache_entry_is_computed_again(
     expected = report_without_timings(run)
     plan = next(path.parent for path in run.glob("artifacts/*/measurement.json") if path.parent.name != "baseline")
     kept = ("lowered.onnx", "graph.onnx", "facts.json", "search.json", "steps/annotate.json", "steps/search.json")
-    artifacts = [plan / "network.onnx", plan / "measurement.json", *plan.glob("onnxruntime/*")]
+    artifacts = [plan / "network.onnx", plan / "measurement.json", *sorted(plan.glob("onnxruntime/*"))]
     assert len(artifacts) == 5
-    for path in (*(run / name for name in kept), *artifacts):
-        whole = Path(shutil.copy(path, folder / "whole"))
-        for damage in (_damage, Path.unlink):
-            damage(path)
-            code, printed = codesign("run", "run.toml")
-            assert code == 0, (path, printed)
-            if path.parent.name != "steps" or damage is _damage:
-                assert printed.count("damaged; it is computed again") >= 1, (path, printed)
-            assert report_without_timings(run) == expected, path
-        if path.suffix in {".onnx", ".json"} and path.name not in {"measurement.json", "annotate.json", "search.json"}:
-            assert path.read_bytes() == whole.read_bytes(), path
+    for number, path in enumerate((*(run / name for name in kept), *artifacts)):
+        whole = path.read_bytes()
+        if number % 2 and path.parent.name != "steps":
+            path.unlink()
+        else:
+            _damage(path)
+        code, printed = codesign("run", "run.toml")
+        assert code == 0, (path, printed)
+        assert "the stored result is damaged; it is computed again" in printed, (path, printed)
+        assert report_without_timings(run) == expected, path
+        assert path.name == "measurement.json" or path.read_bytes() == whole, path
 
 
 @pytest.mark.parametrize(

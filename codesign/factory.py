@@ -2,14 +2,18 @@
 
 import importlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
-from codesign.errors import InputError, closest
+from codesign.errors import InputError, closest, first_line
 from codesign.files import digest_of
+
+ResultT = TypeVar("ResultT")
 
 
 def call_factory(reference: str, base: Path) -> object:
@@ -33,20 +37,29 @@ def call_factory(reference: str, base: Path) -> object:
     if is_file and not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
     with _importable(path.parent if is_file else base):
-        try:
-            module = _from_file(path) if is_file else importlib.import_module(place)
-        except Exception as error:  # a user's code may raise anything
-            raise InputError(f"{place}: cannot be imported ({type(error).__name__}: {error}); correct it") from error
-        factory = getattr(module, name, None)
-        if not callable(factory):
-            known = (key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
-            raise InputError(f"{reference}: has no function {name!r}{closest(name, known)}")
-        try:
-            return factory()
-        except InputError:
-            raise
-        except Exception as error:  # the same
-            raise InputError(f"{reference}: failed ({type(error).__name__}: {error}); correct the function") from error
+        module = _attempt(lambda: _from_file(path) if is_file else importlib.import_module(place), place, "import")
+        return _attempt(_function(module, name, reference), reference, "call")
+
+
+def _function(module: ModuleType, name: str, reference: str) -> Callable[[], object]:
+    function: Callable[[], object] | None = getattr(module, name, None)
+    if not callable(function):
+        known = (key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
+        raise InputError(f"{reference}: has no {name!r}{closest(name, known)}")
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{reference}: cannot be called without arguments ({error}); write one that can") from None
+    return function
+
+
+def _attempt(action: Callable[[], ResultT], what: str, verb: str) -> ResultT:
+    try:
+        return action()
+    except InputError:
+        raise
+    except Exception as error:  # a user's code may raise anything
+        raise InputError(f"{what}: {verb} failed ({type(error).__name__}: {first_line(error)}); correct it") from error
 
 
 @contextmanager
