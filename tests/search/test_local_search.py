@@ -104,8 +104,8 @@ def test_it_finds_the_optimum_that_the_sum_misses() -> None:
         found += min(losses) == least
         missed_by_the_sum += losses[0] > least
         assert search.measured[search.incumbent].loss_increase_nats == min(losses)
-    assert missed_by_the_sum >= 6
-    assert found >= 6
+    assert missed_by_the_sum >= 5
+    assert found >= 7
 
 
 def test_fitted_prices_find_better_plans_for_the_same_number_of_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,15 +113,16 @@ def test_fitted_prices_find_better_plans_for_the_same_number_of_measurements(mon
         del measured, base
         return prices
 
-    networks = [_interacting(seed, layers=24, bits=(2, 3, 4, 5, 6, 8)) for seed in range(6)]
-    fitted = [_search(network, 3.5, 40) for network in networks]
+    networks = [_interacting(seed, layers=40, bits=(2, 3, 4, 8)) for seed in range(8)]
+    fitted = [_search(network, 3.5, 30) for network in networks]
     monkeypatch.setattr(local_search, "fit_prices", unchanged)
-    static = [_search(network, 3.5, 40) for network in networks]
+    static = [_search(network, 3.5, 30) for network in networks]
     ratios = [
         one.measured[one.incumbent].loss_increase_nats / other.measured[other.incumbent].loss_increase_nats
         for one, other in zip(fitted, static, strict=True)
     ]
     assert np.exp(np.mean(np.log(ratios))) < 0.97
+    assert sum(ratio < 0.99 for ratio in ratios) > sum(ratio > 1.01 for ratio in ratios)
 
 
 def test_everything_reachable_is_measured_once_and_then_it_ends() -> None:
