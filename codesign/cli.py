@@ -141,12 +141,10 @@ def allocate(
     results = allocate_table(table)
     shown = Table("limit", "bits", "loss increase", "gap", "seconds")
     for result in results:
-        answer = result.to_json()
         limit = ", ".join(f"{metric} ≤ {value:.6g}" for metric, value in result.limit.items()) or "none"
         bits = " ".join(str(b) for _, b in result.allocation.choice)
         gap, took = result.allocation.gap, result.allocation.seconds
         shown.add_row(limit, bits, f"{result.allocation.loss_increase:.6g}", f"{gap:.1g}", f"{took:.3f}")
-        del answer
     _print(shown)
     if json is not None:
         write_json(json, {"cases": [result.to_json() for result in results]})
@@ -204,14 +202,14 @@ def _progress() -> "Iterator[ConsoleProgress]":
 
     from codesign.console import ConsoleProgress
 
-    with ConsoleProgress(Console(stderr=True)).live() as progress:
+    with ConsoleProgress(Console(stderr=True, markup=False)).live() as progress:
         yield progress
 
 
 def _print(what: object) -> None:
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False)  # names and messages may hold brackets
     if not console.is_terminal:
-        console = Console(width=200)
-    console.print(what)
+        console = Console(width=200, markup=False)
+    console.print(what, soft_wrap=isinstance(what, str))

@@ -35,7 +35,7 @@ class ConsoleProgress:
             yield self
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -75,7 +75,7 @@ class ConsoleProgress:
         if self._bars and task is not None:
             self._bars.remove_task(task)
         if took >= _QUIET_SECONDS:
-            self._console.print(f"  [dim]{label}: {took:.1f} s[/dim]", highlight=False)
+            self._console.print(f"  {label}: {took:.1f} s", style="dim", highlight=False, markup=False)
 
     def note(self, message: str) -> None:
         """Prints a line that stays.

@@ -1,5 +1,6 @@
 """What a cost model is."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,18 +69,16 @@ def price(model: CostModel, facts: GraphFacts, plan: Plan) -> Cost:
         The cost.
     """
     bits_of = plan.bits_of
-    latency_s, energy_j, weight_bytes, bops = 0.0, 0.0, 0, 0.0
-    peak = 0
-    for node in facts.nodes:
-        bits = bits_of.get(node.name, DEFAULT_BITS)
-        cost = model.price_node(node, bits)
-        latency_s += cost.latency_s
-        energy_j += cost.energy_j
-        peak = max(peak, live_bytes(node, bits))
-        if node.weight_elements:
-            weight_bytes += packed_weight_bytes(node, bits)
-            bops += float(node.macs) * bits.weight * bits.activation
-    return Cost(latency_s, energy_j, peak, weight_bytes, bops)
+    priced = [(node, bits_of.get(node.name, DEFAULT_BITS)) for node in facts.nodes]
+    costs = [model.price_node(node, bits) for node, bits in priced]
+    weighted = [(node, bits) for node, bits in priced if node.weight_elements]
+    return Cost(
+        latency_s=math.fsum(cost.latency_s for cost in costs),
+        energy_j=math.fsum(cost.energy_j for cost in costs),
+        peak_memory_bytes=max((live_bytes(node, bits) for node, bits in priced), default=0),
+        weight_bytes=sum(packed_weight_bytes(node, bits) for node, bits in weighted),
+        bops=math.fsum(float(node.macs) * bits.weight * bits.activation for node, bits in weighted),
+    )
 
 
 def live_bytes(node: NodeFacts, bits: BitWidths) -> int:

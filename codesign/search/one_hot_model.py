@@ -31,6 +31,10 @@ Terms = Sequence[Sequence[float]]
 """A number for each option of each group: ragged `[groups][options]`."""
 
 
+class OutOfTimeError(CodesignError):
+    """Time ran out before any solution was found."""
+
+
 @dataclass(frozen=True)
 class Row:
     """The constraint `sum_g coefficients[g][pick_g] <= limit`, with coefficients from 0 up.
@@ -74,7 +78,8 @@ def minimise(
         The result, or None if there is no solution.
 
     Raises:
-        CodesignError: HiGHS failed, or time ran out before it found a solution.
+        OutOfTimeError: Time ran out before it found a solution.
+        CodesignError: HiGHS failed.
     """
     sizes = [len(group) for group in objective]
     costs = np.concatenate([np.asarray(group, dtype=np.float64) for group in objective])
@@ -87,11 +92,10 @@ def minimise(
         return None
     info = solver.getInfo()
     solved = status == highspy.HighsModelStatus.kOptimal
-    if not solved and (status != highspy.HighsModelStatus.kTimeLimit or not math.isfinite(info.mip_gap)):
-        raise CodesignError(
-            f"integer programme: HiGHS stopped with {solver.modelStatusToString(status)!r} and no solution; "
-            "allow more time or fewer options"
-        )
+    if status == highspy.HighsModelStatus.kTimeLimit and not math.isfinite(info.mip_gap):
+        raise OutOfTimeError(f"integer programme: no solution within {time_limit_s:g} s; offer fewer options")
+    if not solved and status != highspy.HighsModelStatus.kTimeLimit:
+        raise CodesignError(f"integer programme: HiGHS stopped with {solver.modelStatusToString(status)!r}; report it")
     values = np.split(np.asarray(solver.getSolution().col_value), np.cumsum(sizes)[:-1])
     picks = tuple(int(np.argmax(group)) for group in values)
     gap = (info.objective_function_value - info.mip_dual_bound) / scale if info.mip_gap > 0 else 0.0

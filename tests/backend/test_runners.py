@@ -108,7 +108,7 @@ def test_a_time_limit_ends_the_whole_process_group(tmp_path: Path) -> None:
     artifact, child = _hanging(tmp_path)
     limited = MeasurementSettings(timeout_s=10)
     start = time.monotonic()
-    with pytest.raises(MeasurementError, match=r"bad\.so: ran past its limit of 10 s"):
+    with pytest.raises(MeasurementError, match=r"bad\.so: the measured process ran past its limit of 10 s"):
         LocalRunner().measure(artifact, limited, None)
     assert time.monotonic() - start < 20
     time.sleep(0.2)

@@ -78,7 +78,6 @@ def test_a_profile_is_shown_with_the_source_of_each_number(codesign: Codesign) -
 def test_options_of_a_pass_are_shown_with_their_defaults(codesign: Codesign) -> None:
     _, shown = codesign("passes", "hessian-trace")
     assert "samples" in shown
-    assert "seed" in shown or "batch" in shown or "folded" in shown
 
 
 def test_opt_prints_facts_and_writes_the_graph(tiny: Path, codesign: Codesign, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,5 +129,5 @@ def test_allocate_finds_the_published_optimum_of_every_case(codesign: Codesign, 
     for case, answer in zip(cases, answers, strict=True):
         assert answer["gap"] == 0
         assert {"bits", "loss_increase", "gap", "seconds"} <= answer.keys()
-        expected = next(value for key, value in case.items() if "loss_increase" in key)
-        assert answer["loss_increase"] == pytest.approx(expected, rel=1e-9)
+        assert answer["bits"] == case["optimal_bits"]
+        assert answer["loss_increase"] == pytest.approx(case["optimal_loss_increase"], rel=1e-9)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from codesign.errors import InfeasibleBudgetError, InputError
 from codesign.search.allocation_table import read_table
 from codesign.search.integer_program import least_total, solve
+from codesign.search.one_hot_model import OutOfTimeError
 from codesign.search.problem import AllocationProblem, Choice, LayerOption, LayerOptions
 
 REFERENCE = Path(__file__).parents[2] / ".." / "shared" / "reference" / "hawq_v3_resnet18.json"
@@ -296,3 +297,32 @@ def test_tied_layers_whose_exact_sum_is_just_above_are_not_taken_for_equals() ->
     found = solve(problem, {"latency_s": 0.6})
     assert found.choice == (("a", 2), ("b", 2), ("c", 8))
     assert found.metrics["latency_s"] == 0.6
+
+
+def _hard(layers: int) -> AllocationProblem:
+    """Losses and two costs in nearly the same proportion everywhere, which leaves many near-optima."""
+    found = []
+    for i in range(layers):
+        size = 1000.0 + 37.0 * (i * i % 101)
+        options = [
+            LayerOption(
+                bits,
+                size * 2.0**-bits,
+                {"weight_bytes": size * bits, "latency_s": size * 1e-9 * (bits + 3) * (1 + 0.003 * (i * bits % 17))},
+            )
+            for bits in (2, 3, 4, 5, 6, 8)
+        ]
+        found.append(LayerOptions(f"n{i}", tuple(options)))
+    return AllocationProblem(tuple(found))
+
+
+def test_when_time_runs_out_the_answer_fits_and_says_how_far_it_may_be() -> None:
+    problem = _hard(400)
+    limits = {m: 0.97 * v for m, v in problem.totals_of(problem.choice_of([4] * 400)).items()}
+    found = solve(problem, limits, time_limit_s=0.5)
+    assert problem.fits(found.choice, limits)
+    assert found.bound <= found.loss_increase
+    assert (found.gap > 0) == (found.status == "time-limit")
+    assert found.gap == pytest.approx((found.loss_increase - found.bound) / found.loss_increase)
+    with pytest.raises(OutOfTimeError, match="no solution within 1e-09 s"):
+        solve(problem, limits, time_limit_s=1e-9)
