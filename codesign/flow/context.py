@@ -105,7 +105,8 @@ def load_data(run: RunFile, base: Path, progress: Progress) -> RunData:
         The data, each sample in one split only.
 
     Raises:
-        InputError: Data is missing or malformed, or one of `also_test` takes the name of the main test set.
+        InputError: Data is missing or malformed, a test set has one sample only, or one of `also_test` takes the name
+            of the main test set.
     """
     section = run.data
     if TEST in section.also_test:
@@ -120,7 +121,11 @@ def load_data(run: RunFile, base: Path, progress: Progress) -> RunData:
         seed=run.seed,
     )
     others = {name: load_dataset(source, base, progress) for name, source in section.also_test.items()}
-    return RunData(section, splits, {TEST: splits.test, **others})
+    tests = {TEST: splits.test, **others}
+    for dataset in tests.values():
+        if len(dataset) < 2:
+            raise InputError(f"{dataset.source}: 1 test sample has no standard error; give at least 2")
+    return RunData(section, splits, tests)
 
 
 @dataclass(frozen=True)

@@ -231,6 +231,14 @@ def test_nan_in_data(folder: Path, codesign: Codesign) -> None:
     assert "train.npz: sample 11 holds NaN or infinity (1 of 120 samples do); remove or repair them" in message
 
 
+def test_a_single_test_sample(folder: Path, codesign: Codesign) -> None:
+    with np.load(folder / "test.npz") as archive:
+        images, labels = archive["images"][:1], archive["labels"][:1]
+    np.savez(folder / "test.npz", images=images, labels=labels)
+    message = _refusal(codesign, "run", "run.toml")
+    assert message.endswith("test.npz: 1 test sample has no standard error; give at least 2\n")
+
+
 def test_truncated_data(folder: Path, codesign: Codesign) -> None:
     path = folder / "train.npz"
     path.write_bytes(path.read_bytes()[:3000])

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 TRAIN = """
 [train]
 epochs = 2
@@ -96,6 +98,7 @@ def _finished(run: Path) -> dict[str, int]:
     return times
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_every_step_ends_as_one_that_was_not(
     tiny: Path, report_without_timings: Callable[[Path], object]
 ) -> None:
