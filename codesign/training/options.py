@@ -51,6 +51,8 @@ class TrainingOptions(StrictModel):
         warmup_epochs: Epochs of linear growth up to the peak rate.
         label_smoothing: Share of the target that is spread evenly over all classes.
         horizontal_flip: Whether each image is mirrored with probability 1/2.
+        threads: Threads of torch, None for as many as there are cores; small networks train faster with 1, and the last
+            bits of the weights depend on it.
         crop_padding: Pixels of border (zeros after preprocessing) from which a window of the old size is cut at random.
     """
 
@@ -64,6 +66,7 @@ class TrainingOptions(StrictModel):
     label_smoothing: Share = 0.0
     horizontal_flip: bool = False
     crop_padding: Annotated[int, Field(ge=0)] = 0
+    threads: Count | None = None
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> "TrainingOptions":

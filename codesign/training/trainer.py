@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def train(
         InputError: The data does not fit the module.
         CodesignError: Training diverged.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _threads(options.threads):
         torch.manual_seed(seed)
         module = module_factory()
         _check_forward(module, dataset, preprocessing)
@@ -83,6 +84,16 @@ def train(
     weights = folder / "weights.safetensors"
     save_weights(module, weights)
     return weights
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def learning_rate_at(epochs_done: float, options: TrainingOptions) -> float:
