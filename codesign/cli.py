@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from codesign.errors import CodesignError
 
 if TYPE_CHECKING:
     from codesign.console import ConsoleProgress
+    from codesign.flow.analyze_request import AnalyzeRequest
 
 app = typer.Typer(
     help="Chooses a network's bit widths together with the hardware that runs it, compiles the choice with TVM and "
@@ -25,6 +26,19 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
+
+Scale = Annotated[
+    float | None, typer.Option(help="Factor of raw values; if left out, 1/255 for images of bytes and 1 for others.")
+]
+Mean = Annotated[str, typer.Option(help="Taken off scaled values; comma-separated, one for each channel or for all.")]
+Std = Annotated[str, typer.Option(help="Divides what is left; comma-separated, one for each channel or for all.")]
+Layout = Annotated[str, typer.Option(help="Of the raw data: NHWC or NCHW.")]
+Seed = Annotated[int, typer.Option(min=0, help="Source of all randomness.")]
+DType = Literal["float32", "float64"]
+WeightsOf = Literal["module", "folded"]
+TraceMethod = Literal["auto", "hutchinson", "hutch++", "xtrace", "gauss-newton"]
+ArrayKind = Literal["skewed", "broadcast", "squeezelerator"]
+DataflowChoice = Literal["os", "ws", "is", "best"]
 
 
 def main() -> None:
@@ -105,11 +119,11 @@ def opt(
     input_shape: Annotated[str | None, typer.Option(help="Such as 1,3,32,32.")] = None,
     data: Annotated[str | None, typer.Option(help="Calibration data: .npz, folder, zip, digits, ...")] = None,
     samples: Annotated[int | None, typer.Option(help="Use only the first samples.")] = None,
-    scale: Annotated[float, typer.Option(help="Factor of raw values, such as 0.00392157 for bytes.")] = 1.0,
-    mean: Annotated[str, typer.Option(help="Comma-separated, one for each channel or one for all.")] = "0",
-    std: Annotated[str, typer.Option(help="Comma-separated, one for each channel or one for all.")] = "1",
-    layout: Annotated[str, typer.Option(help="Of the raw data: NHWC or NCHW.")] = "NHWC",
-    seed: Annotated[int, typer.Option(help="Source of all randomness.")] = 0,
+    scale: Scale = None,
+    mean: Mean = "0",
+    std: Std = "1",
+    layout: Layout = "NHWC",
+    seed: Seed = 0,
     print_after_all: Annotated[
         bool, typer.Option("--print-after-all", help="Print the graph after every pass.")
     ] = False,
@@ -118,13 +132,151 @@ def opt(
 ) -> None:
     """Run passes over a graph and print it with its facts."""
     from codesign.flow.opt import OptRequest, run_opt
+    from codesign.flow.samples import ImageOptions
 
+    images = ImageOptions(scale, _numbers(mean), _numbers(std), layout)
     request = OptRequest(
-        graph, passes, output, weights, _integers(input_shape), data, samples, scale, _numbers(mean), _numbers(std),
-        layout, seed, print_after_all, dump, time_passes,
+        graph, passes, output, weights, _integers(input_shape), data, samples, images, seed, print_after_all, dump,
+        time_passes,
     )  # fmt: skip
     with _progress() as progress:
         run_opt(request, sys.stdout, progress)
+
+
+@app.command()
+def analyze(
+    model: Annotated[str, typer.Argument(help=".onnx, .pt2, package.module:factory or path/to/file.py:factory.")],
+    data: Annotated[str, typer.Option(help="Samples with labels: .npz, folder, zip, digits, ...")],
+    weights: Annotated[str | None, typer.Option(help="Weights for a factory.")] = None,
+    input_shape: Annotated[str | None, typer.Option(help="Such as 1,3,32,32; for a factory.")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="May be repeated. Curvature: trace, eigenvalues, density (of the whole network), subsets, fisher, "
+            "activation-trace. Loss increase: auto, kl, hawq, hawq-v2, gauss-newton, gradient-gauss-newton; "
+            "activation-sensitivity, cross-layer. If left out: trace, eigenvalues, auto."
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Analyse only the first samples.")] = 256,
+    scale: Scale = None,
+    mean: Mean = "0",
+    std: Std = "1",
+    layout: Layout = "NHWC",
+    dtype: Annotated[DType, typer.Option(help="What the network is computed in; sums are in float64.")] = "float32",
+    weights_of: Annotated[
+        WeightsOf, typer.Option(help="Curvature in the module's own weights, or in those that are quantised.")
+    ] = "folded",
+    trace_method: Annotated[
+        TraceMethod, typer.Option(help="Of layers: exact where possible, else by probes; or the same for all layers.")
+    ] = "auto",
+    target: Annotated[str | None, typer.Option(help="Only widths that this target has rates for.")] = None,
+    bits: Annotated[str, typer.Option(help="Widths of weights.")] = "2,3,4,6,8",
+    eigenvalues: Annotated[int, typer.Option(min=1, help="How many of each layer, and of the network.")] = 5,
+    drop: Annotated[
+        float | None, typer.Option(help="Share of the output Hessian that is sampled; 0 makes exact what can be.")
+    ] = None,
+    relative_error: Annotated[float | None, typer.Option(help="Standard error at which probing stops.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Time limit of sampling and probing.")] = None,
+    max_forwards: Annotated[
+        float, typer.Option(help="Forward passes that 'auto' may spend before it takes a quadratic model.")
+    ] = 400.0,
+    memory_limit: Annotated[str, typer.Option(help="For values held at once, such as 4GB or 512MiB.")] = "1GiB",
+    subsets: Annotated[int, typer.Option(help="Parts of the data for the metric subsets.")] = 4,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="Measure on held-out samples, and rank predictors by Kendall's tau.")
+    ] = False,
+    held_out: Annotated[
+        str | None, typer.Option(help="Data for --validate; if left out, the samples after the first.")
+    ] = None,
+    held_out_samples: Annotated[int, typer.Option(help="Use only the first of them.")] = 512,
+    assignments: Annotated[int, typer.Option(help="Random mixed assignments that --validate measures.")] = 100,
+    assignment_bits: Annotated[str | None, typer.Option(help="Widths in them; if left out, all.")] = None,
+    seed: Seed = 0,
+    json: Annotated[Path | None, typer.Option("--json", help="Write what was found to this file.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with plots to this file.")] = None,
+) -> None:
+    """Curvature and sensitivity of each layer: exact where that is possible, with an error bar where it is not.
+
+    Under torchrun several processes share the samples and give the same numbers as one.
+    """
+    from codesign.flow.analyze_request import DEFAULT_METRICS, AnalyzeRequest, ValidationRequest, bytes_of
+    from codesign.flow.samples import ImageOptions
+
+    judged = ValidationRequest(held_out, held_out_samples, assignments, _integers(assignment_bits))
+    request = AnalyzeRequest(
+        model, data, weights, _integers(input_shape), ImageOptions(scale, _numbers(mean), _numbers(std), layout),
+        tuple(dict.fromkeys(metric)) if metric else DEFAULT_METRICS, samples, dtype, weights_of,
+        trace_method, target,
+        _integers(bits) or (), eigenvalues, drop, relative_error, seconds, max_forwards, bytes_of(memory_limit),
+        subsets, seed, judged if validate else None,
+    )  # fmt: skip
+    _analyze(request, json, html)
+
+
+def _analyze(request: "AnalyzeRequest", json: Path | None, html: Path | None) -> None:
+    """Runs it and shows the result; of several processes only the first speaks and writes."""
+    from codesign.console import analysis_lines
+    from codesign.flow.analyze import analyze
+    from codesign.flow.processes import joined_processes
+    from codesign.progress import Silent
+    from codesign.report.analysis_json import write_analysis_json
+
+    with joined_processes() as shard:
+        if shard.rank:
+            analyze(request, Silent(), shard)
+            return
+        with _progress() as progress:
+            found = analyze(request, progress, shard)
+        for part in analysis_lines(found):
+            _print(part)
+        if json is not None:
+            write_analysis_json(found, json)
+        if html is not None:
+            from codesign.report.analysis_html import write_analysis_html
+
+            write_analysis_html(found, html)
+
+
+@app.command()
+def simulate(
+    source: Annotated[
+        str,
+        typer.Argument(help="A network (.onnx, .pt2 or a factory), or a table of layers.", metavar="MODEL|LAYERS.csv"),
+    ],
+    profile: Annotated[str, typer.Option("--profile", "-p", help="Hardware profile: a name, or the path of a file.")],
+    array: Annotated[str | None, typer.Option(metavar="RxC", help="Rows and columns instead of the profile's.")] = None,
+    array_model: Annotated[ArrayKind | None, typer.Option(help="Kind of array instead of the profile's.")] = None,
+    dataflow: Annotated[
+        DataflowChoice, typer.Option(help="Output-, weight- or input-stationary, or the fastest for each layer.")
+    ] = "best",
+    weight_bits: Annotated[int | None, typer.Option(help="8 if left out; 32 for floating point.")] = None,
+    activation_bits: Annotated[int | None, typer.Option(help="8 if left out; 32 for floating point.")] = None,
+    net: Annotated[str | None, typer.Option(help="Only this network of a table that holds several.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Weights for a factory.")] = None,
+    input_shape: Annotated[str | None, typer.Option(help="Such as 1,3,32,32; for a factory.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write what was found to this file.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with a roofline plot to this file.")] = None,
+) -> None:
+    """Price every layer on a described device: cycles, traffic, latency, energy and what limits it. Nothing is run."""
+    from codesign.files import write_json
+    from codesign.flow import simulate as flow
+    from codesign.flow.simulation_table import simulation_lines
+
+    size = None if array is None else flow.parse_array(array)
+    result = flow.simulate(
+        flow.SimulateRequest(
+            source, profile, size, array_model, dataflow, weight_bits, activation_bits, weights,
+            _integers(input_shape), net,
+        )
+    )  # fmt: skip
+    for part in simulation_lines(result):
+        _print(part)
+    if json is not None:
+        write_json(json, result.to_json())
+    if html is not None:
+        from codesign.report.simulation_html import write_simulation_html
+
+        write_simulation_html(result, html)
 
 
 @app.command()

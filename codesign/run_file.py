@@ -62,8 +62,11 @@ class QuantizationSection(StrictModel):
         range_rule: How activation ranges are chosen.
         percentile: Share, in percent, that rule `percentile` keeps.
         bias_correction: Whether biases are corrected for the mean error of quantised weights.
-        sensitivity: Which estimate of the loss increase the search reads.
-        sensitivity_samples: Calibration samples for sensitivity `kl`.
+        sensitivity: Which estimate of the loss increase the search reads: `auto` measures the KL divergence of one
+            quantised layer as far as `sensitivity_forwards` allow, and takes the rest from Hessian traces.
+        sensitivity_samples: Calibration samples for sensitivity `auto`, `kl` and `gauss-newton`.
+        sensitivity_forwards: Most forward passes over these samples that `auto` spends on measuring, if there are
+            Hessian traces to fall back on.
         hessian_samples: Calibration samples for Hessian traces; 0 leaves them out.
         ties: Groups of node names that must have the same widths.
     """
@@ -73,8 +76,9 @@ class QuantizationSection(StrictModel):
     range_rule: RangeRule = "min-max"
     percentile: Annotated[float, Field(gt=50, le=100, allow_inf_nan=False)] = 99.99
     bias_correction: bool = True
-    sensitivity: Literal["kl", "hessian"] = "kl"
+    sensitivity: Literal["auto", "kl", "hawq-v2", "gauss-newton"] = "auto"
     sensitivity_samples: Count = 256
+    sensitivity_forwards: Count = 400
     hessian_samples: Annotated[int, Field(ge=0)] = 64
     ties: tuple[tuple[str, ...], ...] = ()
 
@@ -85,8 +89,8 @@ class QuantizationSection(StrictModel):
             raise ValueError(f"weight_bits {unknown} are not supported; choose from {list(WEIGHT_BITS)}")
         if len(set(self.weight_bits)) != len(self.weight_bits):
             raise ValueError("weight_bits names a width twice")
-        if self.sensitivity == "hessian" and self.hessian_samples == 0:
-            raise ValueError("sensitivity 'hessian' needs hessian_samples above 0")
+        if self.sensitivity == "hawq-v2" and self.hessian_samples == 0:
+            raise ValueError("sensitivity 'hawq-v2' needs hessian_samples above 0")
         if self.activation_bits not in ACTIVATION_BITS:
             raise ValueError(f"activation_bits {self.activation_bits} is not supported; choose from {ACTIVATION_BITS}")
         return self

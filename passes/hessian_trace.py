@@ -1,40 +1,34 @@
-"""The pass `hessian-trace`: trace of the loss's Hessian block in every weight."""
+"""The pass `hessian-trace`: trace and top eigenvalues of the loss's Hessian block in every weight."""
 
-import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import ClassVar, Literal
 
-import numpy as np
 import onnx_ir as ir
-import torch
 from torch import Tensor
 
-from codesign.curvature.hutchinson import HutchinsonOptions, hutchinson_traces
-from codesign.curvature.module_network import ModuleNetwork
-from codesign.curvature.packed_gauss_newton import PackingOptions, gauss_newton_traces
-from codesign.curvature.tapped_network import (
-    BlockTrace,
-    Convolution,
-    LayerGeometry,
-    Linear,
-    Tap,
-    as_pair,
-    check_samples_apart,
-)
+from codesign.curvature.block_traces import CurvatureMatrix, ProbingMethod
+from codesign.curvature.packed_gauss_newton import PackingOptions, gauss_newton_blocks
+from codesign.curvature.probing import StoppingRule
+from codesign.curvature.tapped_network import BlockCurvature
 from codesign.errors import InputError
 from codesign.ir.annotation import annotate
 from codesign.ir.annotations import HessianTrace
-from codesign.ir.attributes import Attributes
-from codesign.ir.linearity import gauss_newton_obstacle
-from codesign.ir.onnx_to_torch import TorchGraph
-from codesign.ir.operators_linear import window_padding
 from codesign.ir.program import Program, name_of
-from codesign.ir.shapes import static_shape
-from codesign.pass_manager.base import AnalysisPass, AnnotationSet, CalibrationData, PassContext
+from codesign.pass_manager.base import AnalysisPass, AnnotationSet, PassContext
+from codesign.pass_manager.curvature_source import (
+    DTYPES,
+    CurvatureSource,
+    DTypeName,
+    WeightsOf,
+    all_samples,
+    labels_of,
+)
+from codesign.pass_manager.probed_blocks import ProbedBlocks
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_LEAST_SECONDS = 1e-3
+"""A time limit that is used up still lets the fewest probes run, for an estimate without error bar is worth nothing."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +36,8 @@ class HessianTracePass(AnalysisPass):
     """Traces of per-layer Hessian blocks of the mean cross-entropy on calibration data.
 
     Where the network is piecewise linear in a weight the block is its Gauss-Newton block, which needs no labels and is
-    found from per-sample gradients (`codesign.curvature.packed_gauss_newton`). Elsewhere Hutchinson's method estimates
-    the trace of the true Hessian, with labels (`codesign.curvature.hutchinson`). A weight that several nodes share has
-    one block, which each of them carries.
+    found from per-sample gradients (`codesign.curvature.packed_gauss_newton`). Elsewhere random probes estimate the
+    trace of the true Hessian, with labels. A weight that several nodes share has one block, which each of them carries.
 
     Attributes:
         samples: How many calibration samples to use, from the first.
@@ -52,34 +45,79 @@ class HessianTracePass(AnalysisPass):
             parameters, BatchNorm apart.
         dtype: What the network is computed in; sums are in float64.
         drop: Share of the softmax Hessian's eigenvalues that is sampled instead of run; 0 makes the trace exact.
-        probes: Most random vectors of Hutchinson's method.
-        relative_error: Standard error, as a share of the trace, at which Hutchinson's method stops earlier.
-        top_eigenvalue: Whether the largest eigenvalue of Gauss-Newton blocks is found too (a lower bound if part of the
-            trace is sampled).
+        pairs_per_sample: Most eigenvectors that are run, as a mean over samples; more are sampled, unless `drop` is 0.
+            It bounds the cost for many classes and unsure networks.
+        probes: Most random vectors of an estimate for one weight.
+        relative_error: Standard error, as a share of the trace, at which an estimate stops earlier.
+        method: `auto`: packed where that is exact, Hutchinson elsewhere; `hutchinson`, `hutch++`, `xtrace`: that
+            estimate of the Hessian for every layer; `gauss-newton`: the Gauss-Newton matrix for every layer, packed
+            where the layer runs once, and labelled where it is not the Hessian.
+        eigenvalues: How many of each block's eigenvalues are found, the largest; by Lanczos where it is not packed.
+        seconds: Most time for packing and probing, or None; what fits depends on the machine, and so do the numbers.
     """
 
     name: ClassVar[str] = "hessian-trace"
     provides: ClassVar[AnnotationSet] = frozenset({HessianTrace})
     samples: int = 256
-    weights_of: Literal["folded", "module"] = "folded"
-    dtype: Literal["float32", "float64"] = "float32"
+    weights_of: WeightsOf = "folded"
+    dtype: DTypeName = "float32"
     drop: float = 0.001
+    pairs_per_sample: int = 10
     probes: int = 256
     relative_error: float = 0.05
-    top_eigenvalue: bool = False
+    method: Literal["auto", "hutchinson", "hutch++", "xtrace", "gauss-newton"] = "auto"
+    eigenvalues: int = 0
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise InputError(f"pass {self.name}: samples is {self.samples}, allowed are 1 or more; try 256")
-        self._packing()  # both refuse options out of range
-        self._probing()
+        if self.eigenvalues < 0:
+            raise InputError(f"pass {self.name}: eigenvalues is {self.eigenvalues}, allowed are 0 or more; try 1")
+        self.packing(2**30, self.samples)  # both refuse options out of range
+        self.stopping(self.seconds)
 
-    def _packing(self) -> PackingOptions:
-        return PackingOptions(drop=self.drop, top_eigenvalue=self.top_eigenvalue)
+    @property
+    def estimator(self) -> ProbingMethod:
+        """How traces of blocks that are not packed are estimated."""
+        match method := self.method:
+            case "hutch++" | "xtrace":
+                return method
+            case _:
+                return "hutchinson"
 
-    def _probing(self) -> HutchinsonOptions:
-        least = min(HutchinsonOptions.min_probes, self.probes)
-        return HutchinsonOptions(max_probes=self.probes, min_probes=least, relative_error=self.relative_error)
+    def packing(self, memory_bytes: int, samples: int) -> PackingOptions:
+        """What the options mean for packed blocks.
+
+        Args:
+            memory_bytes: Most memory for values that are held at once.
+            samples: How many there are.
+
+        Returns:
+            The packing's own options.
+        """
+        return PackingOptions(
+            drop=self.drop,
+            max_pairs=self.pairs_per_sample * samples if self.drop else None,
+            relative_error=self.relative_error or None,
+            eigenvalues=self.eigenvalues,
+            seconds=self.seconds,
+            memory_bytes=memory_bytes,
+        )
+
+    def stopping(self, seconds: float | None) -> StoppingRule:
+        """What the options mean for random probes.
+
+        Args:
+            seconds: Time that is left for them; None if there is no limit.
+
+        Returns:
+            When to stop.
+        """
+        least = min(StoppingRule.min_probes, self.probes)
+        return StoppingRule(
+            relative_error=self.relative_error, min_probes=least, max_probes=self.probes, seconds=seconds
+        )
 
     def run(self, program: Program, context: PassContext) -> None:
         """Annotates every node with a weight.
@@ -88,218 +126,117 @@ class HessianTracePass(AnalysisPass):
             program: The network; with `weights_of=module` it must come from a torch module.
             context: Must hold calibration data, with labels if some block is not Gauss-Newton.
         """
-        if not program.weighted_nodes:
-            return
-        images = self._images(program, context.calibration)
-        source = self._source(program)
-        obstacles = {node: source.obstacle(node) for node in program.weighted_nodes}
-        once = check_samples_apart(source.network, images)
-        packed = {n: source.layer_of[name_of(n)] for n, obstacle in obstacles.items() if obstacle is None}
-        packed = {node: layer for node, layer in packed.items() if layer in once}
-        probed = {n: source.weight_of[name_of(n)] for n in obstacles if n not in packed}
-        probes = self._probed(source, images, probed, obstacles, context)  # first, for it may refuse missing labels
-        traces = self._packed(source, images, list(packed.values()), context)
-        for node in obstacles:
-            block = traces[packed[node]] if node in packed else probes[probed[node]]
-            annotate(node, self._fact(block, source.elements_of(node), node in packed, len(images)))
-
-    def _fact(self, block: BlockTrace, parameters: int, packed: bool, samples: int) -> HessianTrace:
-        return HessianTrace(
-            trace=block.trace,
-            standard_error=block.standard_error,
-            top_eigenvalue=block.top_eigenvalue,
-            parameters=parameters,
-            exact=packed and not block.draws,
-            method="packed-gauss-newton" if packed else "hutchinson",
-            weights_of=self.weights_of,
-            samples=samples,
-        )
-
-    def _images(self, program: Program, data: CalibrationData | None) -> Tensor:
-        if data is None or not len(data.images):
-            raise InputError(f"pass {self.name} needs calibration data; name some with --data")
-        images = np.ascontiguousarray(data.images[: self.samples])
-        if images.shape[1:] != program.input_shape[1:]:
-            raise InputError(
-                f"pass {self.name}: calibration images have shape {list(images.shape[1:])}, the network takes "
-                f"{list(program.input_shape[1:])}; correct the preprocessing"
-            )
-        bad = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1))
-        if len(bad):
-            raise InputError(f"pass {self.name}: calibration image {bad[0]} holds NaN or infinity; correct the data")
-        return torch.from_numpy(images).to(DTYPES[self.dtype])
-
-    def _source(self, program: Program) -> "_Source":
-        nodes = program.weighted_nodes
-        if self.weights_of == "folded":
-            graph = GraphNetwork(program.graph, DTYPES[self.dtype])
-            return _Source(graph, {name_of(n): name_of(n) for n in nodes}, graph.weight_of)
-        if program.module is None:
-            raise InputError(
-                f"pass {self.name}: weights-of=module needs the torch module, but there is none that takes "
-                f"batches; use weights-of=folded"
-            )
-        module = ModuleNetwork(program.module, DTYPES[self.dtype])
-        parameters = {name_of(node): program.parameter_of.get(name_of(node), "") for node in nodes}
-        weight_of = {node: module.canonical_name(parameter) for node, parameter in parameters.items()}
-        missing = [node for node, weight in weight_of.items() if weight is None]
-        if missing:
-            raise InputError(
-                f"pass {self.name}: weights-of=module, but the weights of {', '.join(missing)} are no parameters of "
-                f"the module; use weights-of=folded"
-            )
-        layer_of = {node: _owner(parameter) for node, parameter in parameters.items()}
-        return _Source(module, layer_of, {node: weight for node, weight in weight_of.items() if weight is not None})
-
-    def _packed(
-        self, source: "_Source", images: Tensor, layers: list[str], context: PassContext
-    ) -> Mapping[str, BlockTrace]:
-        if not layers:
-            return {}
-        return gauss_newton_traces(source.network, images, layers, self._packing(), context.seed, context.progress)
-
-    def _probed(
-        self,
-        source: "_Source",
-        images: Tensor,
-        weight_of: Mapping[ir.Node, str],
-        obstacles: Mapping[ir.Node, str | None],
-        context: PassContext,
-    ) -> Mapping[str, BlockTrace]:
-        if not weight_of:
-            return {}
-        assert context.calibration is not None
-        labels = context.calibration.labels
-        if labels is None:
-            node = next(iter(weight_of))
-            raise InputError(
-                f"pass {self.name}: node {node.name!r}: {obstacles[node] or 'its gradients cannot be tapped'}; "
-                f"its Hessian depends on labels, and the calibration data has none: give labelled data"
-            )
-        weights = {name: source.network.weights[name] for name in weight_of.values()}
-        wanted = torch.from_numpy(np.ascontiguousarray(labels[: self.samples]))
-        return hutchinson_traces(
-            source.network.with_weights, weights, images, wanted, self._probing(), context.seed, context.progress
-        )
-
-
-def _owner(parameter: str) -> str:
-    """Path of the layer whose `weight` a parameter is; a name that no layer has for other parameters."""
-    return "" if parameter == "weight" else parameter.removesuffix(".weight")
+        result = trace_blocks(program, context, self)
+        for node in program.weighted_nodes:
+            annotate(node, result.facts[name_of(node)])
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A network and where the weights of the graph's nodes are in it.
+class TraceResult:
+    """Facts of all nodes with a weight, and what they cost.
 
     Attributes:
-        network: What is run.
-        layer_of: Node name to the layer that would be tapped for it.
-        weight_of: Node name to the name of its weight.
+        facts: By node name.
+        passes_over_data: Forward and backward sweeps over all samples, each counted as one.
     """
 
-    network: "GraphNetwork | ModuleNetwork"
-    layer_of: Mapping[str, str]
-    weight_of: Mapping[str, str]
-
-    def obstacle(self, node: ir.Node) -> str | None:
-        """Why the node's block is not a Gauss-Newton block, or None; weights that folding made apart may be shared."""
-        weight = self.weight_of[name_of(node)]
-        uses = list(self.weight_of.values()).count(weight)
-        return f"its weight {weight!r} is used {uses} times" if uses > 1 else gauss_newton_obstacle(node)
-
-    def elements_of(self, node: ir.Node) -> int:
-        """Number of elements of the node's weight."""
-        return self.network.weights[self.weight_of[name_of(node)]].numel()
+    facts: Mapping[str, HessianTrace]
+    passes_over_data: float
 
 
-class GraphNetwork:
-    """An ONNX graph as a network whose Conv, Gemm and MatMul nodes can be tapped, by their names.
+def trace_blocks(program: Program, context: PassContext, options: HessianTracePass) -> TraceResult:
+    """What the pass `hessian-trace` finds, without touching the graph.
 
     Args:
-        model: The graph.
-        dtype: What it is computed in.
+        program: The network; with `weights_of=module` it must come from a torch module.
+        context: Must hold calibration data, with labels if some block is not Gauss-Newton.
+        options: The pass with its options.
+
+    Returns:
+        The facts and their cost; none for a network without weights.
+
+    Raises:
+        InputError: Data, labels or the module are missing, or a value is NaN or infinite.
     """
-
-    def __init__(self, model: ir.Model, dtype: torch.dtype) -> None:
-        self._graph = TorchGraph(model, dtype)
-        found = {name_of(node): _geometry(node) for node in model.graph if name_of(node) in self._graph.weight_name_of}
-        self._geometries = {name: geometry for name, geometry in found.items() if geometry is not None}
-
-    @property
-    def geometries(self) -> Mapping[str, LayerGeometry]:
-        """Nodes that can be tapped, by name."""
-        return MappingProxyType(self._geometries)
-
-    @property
-    def weights(self) -> Mapping[str, Tensor]:
-        """Constants by name."""
-        return self._graph.constants
-
-    @property
-    def weight_of(self) -> Mapping[str, str]:
-        """Node name to the name of its weight."""
-        return self._graph.weight_name_of
-
-    def __call__(self, inputs: Tensor, tap: Tap | None = None) -> Tensor:
-        """Runs the graph.
-
-        Args:
-            inputs: `[N, ...]`.
-            tap: Watches, and may replace, each tapped node's result.
-
-        Returns:
-            Logits `[N, ..., C]`.
-        """
-
-        def on_node(
-            node: ir.Node, operands: tuple[Tensor | None, ...], results: tuple[Tensor, ...]
-        ) -> tuple[Tensor, ...] | None:
-            name = name_of(node)
-            if tap is None or name not in self._geometries:
-                return None
-            entering, leaving = operands[0], results[0]
-            assert entering is not None
-            if isinstance(self._geometries[name], Linear) or entering.ndim == self.weights[self.weight_of[name]].ndim:
-                return (tap(name, entering, leaving),)
-            return (tap(name, entering.flatten(0, 1), leaving.flatten(0, 1)).view_as(leaving),)  # [N, B, C, ...]
-
-        return self._graph.run(inputs, on_node=on_node)
-
-    def with_weights(self, inputs: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        """Runs the graph with some of its constants exchanged.
-
-        Args:
-            inputs: `[N, ...]`.
-            weights: By name.
-
-        Returns:
-            Logits `[N, ..., C]`, differentiable in `weights`.
-        """
-        return self._graph.run(inputs, weights)
+    nodes = program.weighted_nodes
+    if not nodes:
+        return TraceResult({}, 0.0)
+    dtype = DTYPES[options.dtype]
+    source = CurvatureSource.of(program, options.weights_of, dtype)
+    samples = all_samples(options.name, program, context, options.samples, dtype)
+    curved = {node: source.obstacle(node) for node in nodes}
+    packed = _packed(source, samples.images, curved, options.method)
+    probed = [node for node in nodes if node not in packed]
+    matrix: CurvatureMatrix = "gauss-newton" if options.method == "gauss-newton" else "hessian"
+    if probed and matrix == "hessian":  # said before anything takes long
+        why = curved[probed[0]] or "its gradients are not tapped"
+        labels_of(samples, f"pass {options.name}: node {probed[0].name!r}: {why}; its Hessian")
+    began = time.monotonic()
+    blocks, passes = _packed_blocks(source, samples.images, packed, context, options)
+    left = None if options.seconds is None else max(options.seconds - (time.monotonic() - began), _LEAST_SECONDS)
+    products = ProbedBlocks(source, samples, context)
+    estimated, more = products.of(probed, matrix, options.estimator, options.stopping(left), options.eigenvalues)
+    blocks |= estimated
+    # a module may use a parameter where neither its taps nor the graph, which holds constants, show it
+    shown = {node for node in nodes if node in packed or options.weights_of == "folded"}
+    hessian = {node for node in nodes if matrix == "hessian" or (curved[node] is None and node in shown)}
+    facts = {
+        name_of(node): _fact(node, blocks[node], node in hessian, node in packed, source, options, len(samples.images))
+        for node in nodes
+    }
+    return TraceResult(facts, passes + more)
 
 
-def _geometry(node: ir.Node) -> LayerGeometry | None:
-    """How the weight meets the input; None for forms without per-sample gradients here, such as 3-D convolution."""
-    entering, weight = node.inputs[0], node.inputs[1]
-    assert entering is not None and weight is not None
-    shape, sizes = static_shape(weight), static_shape(entering)
-    assert shape is not None
-    attributes = Attributes(node, torch.float32, torch.device("cpu"))
-    if node.op_type != "Conv":
-        usable = len(shape) == 2 and not attributes.integer("transA", 0)
-        return Linear(math.prod(shape), attributes.real("alpha", 1.0)) if usable else None
-    rank = len(shape) - 2
-    if sizes is None or rank not in {1, 2}:
-        return None
-    strides = attributes.integers("strides") or (1,) * rank
-    dilations = attributes.integers("dilations") or (1,) * rank
-    before, _ = window_padding(attributes, sizes[2:], shape[2:], strides, dilations)
-    return Convolution(
-        weight_elements=math.prod(shape),
-        kernel=as_pair(shape[2:], 1),
-        stride=as_pair(strides, 1),
-        padding=as_pair(before, 0),
-        dilation=as_pair(dilations, 1),
-        groups=attributes.integer("group", 1),
+def _packed(
+    source: CurvatureSource, images: Tensor, curved: Mapping[ir.Node, str | None], method: str
+) -> dict[ir.Node, str]:
+    """Nodes whose Gauss-Newton blocks are wanted and can be found from taps, and the layers to tap."""
+    if method not in {"auto", "gauss-newton"}:
+        return {}
+    wanted = [node for node, obstacle in curved.items() if obstacle is None or method == "gauss-newton"]
+    return source.tapped(wanted, images) if wanted else {}
+
+
+def _packed_blocks(
+    source: CurvatureSource,
+    images: Tensor,
+    layer_of: Mapping[ir.Node, str],
+    context: PassContext,
+    options: HessianTracePass,
+) -> tuple[dict[ir.Node, BlockCurvature], float]:
+    """Gauss-Newton blocks of layers that run once, and the passes over the data that they took."""
+    if not layer_of:
+        return {}, 0.0
+    result = gauss_newton_blocks(
+        source.network,
+        images,
+        list(layer_of.values()),
+        options=options.packing(context.memory_bytes, len(images)),
+        seed=context.seed,
+        progress=context.progress,
+        shard=context.shard,
+    )
+    return {node: result.blocks[layer] for node, layer in layer_of.items()}, result.passes_over_data
+
+
+def _fact(
+    node: ir.Node,
+    block: BlockCurvature,
+    is_hessian: bool,
+    is_packed: bool,
+    source: CurvatureSource,
+    options: HessianTracePass,
+    samples: int,
+) -> HessianTrace:
+    return HessianTrace(
+        trace=block.trace,
+        standard_error=block.standard_error,
+        top_eigenvalues=block.eigenvalues,
+        parameter=source.parameter_of[name_of(node)],
+        parameters=source.weight(node).numel(),
+        matrix="hessian" if is_hessian else "gauss-newton",
+        exact=is_hessian and not block.draws,
+        method="packed-gauss-newton" if is_packed else options.estimator if block.draws else "unit-vectors",
+        weights_of=options.weights_of,
+        samples=samples,
     )

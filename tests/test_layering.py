@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"files", "progress", "config"}),
+    frozenset({"files", "progress", "config", "data_parallel"}),
     frozenset({"factory"}),
     frozenset({"ir"}),
     frozenset({"curvature", "quantization", "architecture", "hardware"}),
@@ -14,6 +14,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cost"}),
     frozenset({"pass_manager"}),
     frozenset({"passes", "search", "backend", "training", "testing"}),
+    frozenset({"calibration"}),
     frozenset({"report"}),
     frozenset({"run_file", "run_folder", "console"}),
     frozenset({"flow"}),

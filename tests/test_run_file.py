@@ -88,6 +88,6 @@ def test_a_wrong_value_is_refused_with_its_key(path: Path, setting: str, message
         load_run_file(path, [setting])
 
 
-def test_hessian_sensitivity_needs_traces(path: Path) -> None:
+def test_sensitivity_by_traces_needs_traces(path: Path) -> None:
     with pytest.raises(InputError, match="needs hessian_samples above 0"):
-        load_run_file(path, ["quantization.sensitivity=hessian", "quantization.hessian_samples=0"])
+        load_run_file(path, ["quantization.sensitivity=hawq-v2", "quantization.hessian_samples=0"])

@@ -60,6 +60,7 @@ class Measurement:
         provenance: `measured` or `simulated`.
         threads: Threads it ran with.
         outputs: Logits `[N, ...]` for the inputs that were handed over, None if there were none.
+        energy_source: Which meter or model gave the energy, or why there is none.
     """
 
     latencies_s: tuple[float, ...]
@@ -67,6 +68,7 @@ class Measurement:
     provenance: Provenance
     threads: int
     outputs: "NDArray[np.float32] | None" = None
+    energy_source: str = ""
 
 
 class Compiler(Protocol):

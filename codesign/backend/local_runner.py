@@ -1,6 +1,8 @@
 """Runs artefacts on this machine, each measurement in a process of its own."""
 
+import math
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,18 @@ from codesign.backend.child_process import run_module
 from codesign.backend.sidecar import Sidecar, read_sidecar
 from codesign.backend.worker import Request
 from codesign.errors import InputError, MeasurementError
+from codesign.hardware.power import SYSFS
 
 
+@dataclass(frozen=True)
 class LocalRunner:
-    """Measures wall time on this machine; threads are fixed before the measured process loads anything."""
+    """Measures wall time and, with a power meter, energy; threads are fixed before the measured process loads anything.
+
+    Attributes:
+        sysfs: Where power meters are looked for.
+    """
+
+    sysfs: Path = SYSFS
 
     def measure(
         self, artifact: Artifact, settings: MeasurementSettings, images: NDArray[np.float32] | None
@@ -36,17 +46,25 @@ class LocalRunner:
         _check_images(images, sidecar, artifact)
         with tempfile.TemporaryDirectory(prefix="codesign-measure-") as name:
             folder = Path(name)
-            request = _write_request(artifact, settings, images, sidecar, folder)
+            request = _write_request(artifact, settings, images, sidecar, folder, self.sysfs)
             _run_worker(request, settings, artifact, folder)
             try:
                 with np.load(folder / "result.npz", allow_pickle=False) as file:
                     latencies = file["latencies_s"]
+                    energy_j, energy_source = float(file["energy_j"]), str(file["energy_source"])
                     outputs = file["outputs"] if images is not None else None
             except (OSError, ValueError, KeyError) as error:
                 raise MeasurementError(f"{artifact.path}: the measured process wrote no result ({error})") from error
         if outputs is not None:
             _check_outputs(outputs, images, sidecar, artifact)
-        return Measurement(tuple(float(t) for t in latencies), None, "measured", settings.threads, outputs)
+        return Measurement(
+            tuple(float(t) for t in latencies),
+            None if math.isnan(energy_j) else energy_j,
+            "measured",
+            settings.threads,
+            outputs,
+            energy_source,
+        )
 
 
 def _check_images(images: NDArray[np.float32] | None, sidecar: Sidecar, artifact: Artifact) -> None:
@@ -77,6 +95,7 @@ def _write_request(
     images: NDArray[np.float32] | None,
     sidecar: Sidecar,
     folder: Path,
+    sysfs: Path,
 ) -> Path:
     if images is not None:
         np.save(folder / "images.npy", images, allow_pickle=False)
@@ -91,6 +110,7 @@ def _write_request(
         runs_per_sample=settings.runs_per_sample,
         images=None if images is None else str(folder / "images.npy"),
         result=str(folder / "result.npz"),
+        sysfs=str(sysfs),
     ).write(path)
     return path
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from codesign.backend import float_operators
+from codesign.backend.kernel_table import TemplateCall
 from codesign.backend.kernels import elementwise, movement, pooling
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
@@ -37,10 +38,12 @@ class RelaxModule:
     Attributes:
         module: Function `main` from the input to the logits, and its kernels.
         weight_bytes: Bytes of all weights as stored: packed weights, scales and biases.
+        calls: Calls of kernels that templates wrote, in order.
     """
 
     module: tvm.IRModule
     weight_bytes: int
+    calls: tuple[TemplateCall, ...]
 
 
 def build_module(network: Network, isa: InstructionSet, threads: int) -> RelaxModule:
@@ -59,11 +62,11 @@ def build_module(network: Network, isa: InstructionSet, threads: int) -> RelaxMo
     with builder.blocks.function("main", [start]):
         with builder.blocks.dataflow():
             builder.put(network.input, Layout.PLAIN, start)
-            for operation in network.operations:
+            for builder.position, operation in enumerate(network.operations):
                 _emit(builder, operation)
             result = builder.blocks.emit_output(builder.plain(network.output))
         builder.blocks.emit_func_output(result)
-    return RelaxModule(builder.blocks.get(), builder.weight_bytes)
+    return RelaxModule(builder.blocks.get(), builder.weight_bytes, tuple(builder.calls))
 
 
 def _emit(builder: ValueStore, operation: Operation) -> None:

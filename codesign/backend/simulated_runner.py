@@ -38,4 +38,6 @@ class SimulatedRunner:
         if images is not None:
             once = replace(settings, warm_up=0, repeats=1, runs_per_sample=1)
             outputs = self.outputs_from.measure(artifact, once, images).outputs
-        return Measurement((self.cost.latency_s,), self.cost.energy_j, "simulated", settings.threads, outputs)
+        return Measurement(
+            (self.cost.latency_s,), self.cost.energy_j, "simulated", settings.threads, outputs, "cost model"
+        )

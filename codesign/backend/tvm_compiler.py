@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from codesign.backend.base import Artifact
+from codesign.backend.kernel_table import kernel_calls, write_kernel_calls
 from codesign.backend.qdq_graph import Network, read_network
 from codesign.backend.sidecar import Sidecar
 from codesign.errors import CompileError
@@ -19,7 +20,7 @@ LINKERS = ("g++", "c++", "clang++")
 
 
 class TvmCompiler:
-    """Writes a shared library and, beside it, a JSON file with what a runner must know.
+    """Writes a shared library and, beside it, JSON files with what a runner must know and which kernels are called.
 
     QDQ patterns are executed in integers: uint8 activations times int8 or packed weights, summed in int32. Kernels
     are scheduled for the target's processor and number of threads, and shared by all layers of one shape.
@@ -115,6 +116,7 @@ def _build(network: Network, settings: TvmTarget, threads: int, library: Path, g
         except RuntimeError as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise CompileError(f"{library}: {linker} cannot link it ({reason}); check that linker") from error
+    write_kernel_calls(library, kernel_calls(fused["main"], built.calls, network.operations))
     return built.weight_bytes
 
 

@@ -8,6 +8,7 @@ from math import prod
 import tvm
 from tvm import relax, tirx
 
+from codesign.backend.kernel_table import TemplateCall
 from codesign.backend.kernels import movement
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.packing import LANES, round_up
@@ -77,6 +78,8 @@ class ValueStore:
         kernels: Kernels by what identifies them.
         values: Activations by name and layout.
         weight_bytes: Bytes of weights stored so far.
+        position: Which operation is being written.
+        calls: Calls of kernels so far.
     """
 
     isa: InstructionSet
@@ -85,6 +88,8 @@ class ValueStore:
     kernels: dict[tuple[object, ...], tvm.ir.GlobalVar] = field(default_factory=dict)
     values: dict[tuple[str, Layout], Stored] = field(default_factory=dict)
     weight_bytes: int = 0
+    position: int = 0
+    calls: list[TemplateCall] = field(default_factory=list)
 
     def call(
         self,
@@ -109,6 +114,7 @@ class ValueStore:
         if key not in self.kernels:
             function = make().without_attr("global_symbol").with_attr("op_pattern", OPAQUE)
             self.kernels[key] = self.blocks.add_func(function, str(key[0]))
+        self.calls.append(TemplateCall(str(self.kernels[key].name_hint), self.position))
         return self.blocks.emit(relax.call_tir(self.kernels[key], arguments, relax.TensorType(shape, dtype)))
 
     def put(self, tensor: Tensor, layout: Layout, value: relax.Expr, channels: int = 0) -> None:

@@ -5,6 +5,7 @@ environment before it starts, since TVM and OpenMP read them once.
 """
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from codesign.hardware.power import find_meter
+from codesign.hardware.power_meter import PowerMeterError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +37,9 @@ class Request:
         repeats: Samples.
         runs_per_sample: Runs whose mean is one sample.
         images: An npy file of inputs `[N, ...]`, None for none.
-        result: The npz file to write: `latencies_s` [repeats] and `outputs` [N, ...], empty without images.
+        result: The npz file to write: `latencies_s` [repeats], `energy_j` of one run (NaN where nothing measures it),
+            `energy_source` and `outputs` [N, ...], empty without images.
+        sysfs: Where power meters are looked for.
     """
 
     artifact: str
@@ -45,6 +51,7 @@ class Request:
     runs_per_sample: int
     images: str | None
     result: str
+    sysfs: str = "/sys"
 
     def write(self, path: Path) -> None:
         """Writes the request.
@@ -76,14 +83,31 @@ def main(path: str) -> None:
     if request.images is not None:
         images = np.load(request.images, allow_pickle=False)
         outputs = np.concatenate([run(images[i : i + 1]) for i in range(len(images))])
-    latencies_s = _latencies(prepared(images[:1]), request)
+    latencies_s, energy_j, energy_source = _latencies_and_energy(prepared(images[:1]), request)
     with Path(request.result).open("wb") as file:
-        np.savez(file, latencies_s=latencies_s, outputs=outputs)
+        np.savez(file, latencies_s=latencies_s, energy_j=energy_j, energy_source=energy_source, outputs=outputs)
+
+
+def _latencies_and_energy(call: "Callable[[], object]", request: Request) -> "tuple[NDArray[np.float64], float, str]":
+    """Latencies of all samples; energy of one run, NaN where nothing measures it; which meter, or why none.
+
+    The energy is the mean power x the mean latency, since a meter's section is a little longer than the samples.
+    """
+    for _ in range(request.warm_up):
+        call()
+    meter, reasons = find_meter(Path(request.sysfs))
+    if meter is None:
+        return _latencies(call, request), math.nan, "not measured: " + "; ".join(reasons)
+    try:
+        meter.start()
+        latencies_s = _latencies(call, request)
+        reading = meter.stop()
+    except PowerMeterError as error:
+        return _latencies(call, request), math.nan, f"not measured: {error}"
+    return latencies_s, reading.power_w * float(np.mean(latencies_s)), reading.source
 
 
 def _latencies(call: "Callable[[], object]", request: Request) -> "NDArray[np.float64]":
-    for _ in range(request.warm_up):
-        call()
     samples = np.empty(request.repeats)
     for sample in range(request.repeats):
         start = time.perf_counter()

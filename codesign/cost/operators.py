@@ -5,7 +5,7 @@ from typing import Literal
 
 from codesign.errors import UnsupportedOperatorError
 from codesign.plan.facts import NodeFacts
-from codesign.quantization.scheme import BitWidths
+from codesign.quantization.scheme import Widths
 
 FREE = frozenset({
     "Constant", "Dropout", "Flatten", "Identity", "Reshape", "Shape", "Size", "Squeeze", "Unsqueeze",
@@ -91,7 +91,7 @@ def moved_elements(node: NodeFacts) -> int:
     return node.input_elements + node.output_elements
 
 
-def operand_widths(node: NodeFacts, bits: BitWidths) -> tuple[int, int]:
+def operand_widths(node: NodeFacts, bits: Widths) -> tuple[int, int]:
     """Widths of the two factors of a product; without a weight, both are activations.
 
     Args:

@@ -18,7 +18,7 @@ from codesign.cost.operators import kind_of, moved_elements, operand_widths
 from codesign.hardware.profile import ComputeRate, HardwareProfile, MemoryLevel
 from codesign.ir.annotations import Provenance
 from codesign.plan.facts import ConvGeometry, NodeFacts, packed_weight_bytes
-from codesign.quantization.scheme import BitWidths
+from codesign.quantization.scheme import Widths
 
 LONE_PRODUCT_INSTRUCTIONS = 2
 """A multiplication and an addition, for products that no dot-product instruction takes up."""
@@ -39,7 +39,7 @@ class RooflineModel:
         """Peak rates and published energies are estimates."""
         return "estimated"
 
-    def price_node(self, node: NodeFacts, bits: BitWidths) -> NodeCost:
+    def price_node(self, node: NodeFacts, bits: Widths) -> NodeCost:
         """Prices one node.
 
         Args:
@@ -59,31 +59,29 @@ class RooflineModel:
         arithmetic_s = padded_macs(node.geometry, rate) / (rate.macs_per_s * rate.efficiency)
         unpack_s = node.weight_elements * rate.unpack_s_per_weight
         epilogue_s = node.output_elements * rate.epilogue_s_per_output
-        moved_bytes = (node.input_elements + node.output_elements) * bits.activation / 8
-        if node.weight_elements:
-            moved_bytes += packed_weight_bytes(node, bits)
         return self._combine(
             arithmetic_s + unpack_s + epilogue_s,
-            moved_bytes,
+            moved_bytes(node, bits),
             node.macs * rate.energy_j_per_mac,
             self.profile.dispatch_s,
         )
 
-    def _price_move(self, node: NodeFacts, bits: BitWidths) -> NodeCost:
-        moved_bytes = moved_elements(node) * bits.activation / 8
+    def _price_move(self, node: NodeFacts, bits: Widths) -> NodeCost:
         if node.fused_into is not None:
-            return self._combine(0.0, moved_bytes, 0.0, 0.0)
+            return self._combine(0.0, moved_bytes(node, bits), 0.0, 0.0)
         rate = self.profile.rate(bits.activation, bits.activation)
         elements = max(node.input_elements, node.output_elements)
-        return self._combine(elements * rate.epilogue_s_per_output, moved_bytes, 0.0, self.profile.dispatch_s)
+        return self._combine(
+            elements * rate.epilogue_s_per_output, moved_bytes(node, bits), 0.0, self.profile.dispatch_s
+        )
 
-    def _combine(self, compute_s: float, moved_bytes: float, arithmetic_j: float, dispatch_s: float) -> NodeCost:
-        crossed = self.crossed_levels(moved_bytes)
+    def _combine(self, compute_s: float, working_set: float, arithmetic_j: float, dispatch_s: float) -> NodeCost:
+        crossed = self.crossed_levels(working_set)
         slowest = min(crossed, key=lambda level: level.bandwidth_bytes_per_s)
-        memory_s = moved_bytes / slowest.bandwidth_bytes_per_s
+        memory_s = working_set / slowest.bandwidth_bytes_per_s
         latency_s = max(compute_s, memory_s) + dispatch_s
         parts = {"compute": compute_s, slowest.name: memory_s, "dispatch": dispatch_s}
-        memory_j = moved_bytes * sum(level.energy_j_per_byte for level in crossed)
+        memory_j = working_set * sum(level.energy_j_per_byte for level in crossed)
         energy_j = arithmetic_j + memory_j + self.profile.idle_power_w * latency_s
         return NodeCost(latency_s, energy_j, max(parts, key=parts.__getitem__))
 
@@ -101,6 +99,21 @@ class RooflineModel:
             if level.capacity_bytes >= working_set_bytes:
                 return levels[:count]
         return levels
+
+
+def moved_bytes(node: NodeFacts, bits: Widths) -> float:
+    """Bytes that a node reads and writes, each operand once.
+
+    Args:
+        node: A node that multiplies or is bound by memory.
+        bits: Its widths.
+
+    Returns:
+        Packed weights with their scales and biases, and activations.
+    """
+    elements = moved_elements(node) if node.geometry is None else node.input_elements + node.output_elements
+    weight_bytes = packed_weight_bytes(node, bits) if node.weight_elements else 0
+    return elements * bits.activation / 8 + weight_bytes
 
 
 def padded_macs(geometry: ConvGeometry, rate: ComputeRate) -> int:

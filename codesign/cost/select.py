@@ -1,8 +1,9 @@
 """Which cost model prices a device."""
 
+from codesign.cost.array_model import ArrayModel
 from codesign.cost.base import CostModel
+from codesign.cost.calibrated import CalibratedModel
 from codesign.cost.roofline import RooflineModel
-from codesign.cost.squeezelerator import SqueezeleratorModel
 from codesign.hardware.profile import HardwareProfile
 
 
@@ -17,6 +18,6 @@ def cost_model_for(profile: HardwareProfile) -> CostModel:
     """
     match profile.model:
         case "roofline":
-            return RooflineModel(profile)
-        case "squeezelerator":
-            return SqueezeleratorModel(profile)
+            return RooflineModel(profile) if profile.calibration is None else CalibratedModel(profile)
+        case "array":
+            return ArrayModel(profile)

@@ -1,19 +1,20 @@
 """A torch module as a network whose layers can be tapped and whose weights can be exchanged."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codesign.curvature.tapped_network import Convolution, LayerGeometry, Linear, Tap, as_pair
 from codesign.errors import InputError
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 
 class ModuleNetwork:
-    """A copy of a module in eval mode; its Conv1d, Conv2d and Linear layers can be tapped, by their module paths.
+    """A copy of a module in eval mode; its convolutions and Linear layers can be tapped, by their module paths.
 
     Args:
         module: What is copied; it stays as it is.
@@ -27,7 +28,10 @@ class ModuleNetwork:
         parts = [] if isinstance(module, torch.fx.GraphModule) else module.named_modules()  # an exported graph is fixed
         training = [name or "(itself)" for name, part in parts if part.training]
         if training:
-            raise InputError(f"module: {training[0]} is in train mode; call eval() before curvature is estimated")
+            raise InputError(
+                f"module: {training[0]} is in train mode, where samples may mix and outputs are random; call eval() "
+                f"before curvature is estimated"
+            )
         self._module = copy.deepcopy(module).to(dtype).requires_grad_(False)
         self._layers = {name: part for name, part in self._module.named_modules() if _is_layer(part)}
         self._geometries = {name: _geometry(part) for name, part in self._layers.items()}
@@ -66,7 +70,7 @@ class ModuleNetwork:
         """
         if tap is None:
             return _as_tensor(self._module(inputs))
-        handles = [layer.register_forward_hook(_hook(name, layer, tap)) for name, layer in self._layers.items()]
+        handles = [layer.register_forward_hook(_hook(name, tap)) for name, layer in self._layers.items()]
         try:
             return _as_tensor(self._module(inputs))
         finally:
@@ -87,41 +91,40 @@ class ModuleNetwork:
 
 
 def _is_layer(part: nn.Module) -> bool:
-    return isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Linear))
+    return isinstance(part, (*_CONVOLUTIONS, nn.Linear))
 
 
 def _geometry(layer: nn.Module) -> LayerGeometry:
     if isinstance(layer, nn.Linear):
         return Linear(layer.weight.numel())
-    assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
-    begin = (0, 0) if layer.padding_mode != "zeros" else as_pair([low for low, _ in _padding(layer)], 0)
+    assert isinstance(layer, _CONVOLUTIONS)
     return Convolution(
         weight_elements=layer.weight.numel(),
-        kernel=as_pair(layer.kernel_size, 1),
-        stride=as_pair(layer.stride, 1),
-        padding=begin,
-        dilation=as_pair(layer.dilation, 1),
+        kernel=_sizes(layer.kernel_size, 1),
+        stride=_sizes(layer.stride, 1),
+        padding=_sizes(_begin_padding(layer), 0),
+        dilation=_sizes(layer.dilation, 1),
         groups=layer.groups,
+        padding_mode=layer.padding_mode,
     )
 
 
-def _padding(layer: nn.Conv1d | nn.Conv2d) -> list[tuple[int, int]]:
-    """Begin and end of each spatial axis; torch puts the odd one of `padding="same"` at the end."""
+def _sizes(values: Sequence[int], missing: int) -> tuple[int, ...]:
+    return tuple(values) if len(values) == 3 else as_pair(values, missing)
+
+
+def _begin_padding(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[int]:
+    """Places before the first of each spatial axis; torch puts the odd one of `padding="same"` at the end."""
     if layer.padding == "valid":
-        return [(0, 0)] * len(layer.kernel_size)
+        return [0] * len(layer.kernel_size)
     if layer.padding == "same":
-        totals = [step * (size - 1) for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]
-        return [(total // 2, total - total // 2) for total in totals]
-    return [(int(size), int(size)) for size in layer.padding]
+        return [step * (size - 1) // 2 for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]
+    return [int(size) for size in layer.padding]
 
 
-def _hook(name: str, layer: nn.Module, tap: Tap) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+def _hook(name: str, tap: Tap) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     def report(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        entering = inputs[0]
-        if isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer.padding_mode != "zeros":
-            widths = [width for begin_end in reversed(_padding(layer)) for width in begin_end]
-            entering = F.pad(entering, widths, mode=layer.padding_mode)
-        return tap(name, entering, output)
+        return tap(name, inputs[0], output)
 
     return report
 

@@ -1,28 +1,40 @@
-"""Traces and top eigenvalues of per-layer Gauss-Newton blocks from per-sample gradients, without any product H v.
+"""Gauss-Newton blocks of layers from gradients of single samples, without any product H v.
 
-The Gauss-Newton block of layer l for the mean cross-entropy over P rows of logits is
-`G_l = (1/P) sum_p J_l(p)^T (diag(p) - p p^T) J_l(p)`, with J_l the Jacobian of the logits in the layer's weight. With
-the eigenpairs `lambda_k, u_k` of each row's softmax Hessian,
+The Gauss-Newton block of layer l for a loss that is a mean over P rows of outputs is
+`G_l = (1/P) sum_p J_l(p)^T H_p J_l(p)`, with J_l the Jacobian of the outputs in the layer's weight and H_p the loss's
+Hessian in the outputs of row p. With a factor `H_p = sum_k w_pk v_pk v_pk^T` (`output_factor`),
 
-    tr(G_l) = (1/P) sum_pk lambda_pk ||J_l(p)^T u_pk||^2,
+    tr(G_l) = (1/P) sum_pk w_pk ||J_l(p)^T v_pk||^2,
 
-a sum over gradients of one sample each. The non-zero eigenvalues of `G_l` are those of the Gram matrix of the vectors
-`sqrt(lambda_pk / P) J_l(p)^T u_pk`. Where everything after the layer is piecewise linear in its weight, `G_l` is the
-Hessian's block itself.
+a sum over gradients of one sample each. The non-zero eigenvalues of `G_l` are those of the signed Gram matrix of the
+vectors `sqrt(|w_pk| / P) J_l(p)^T v_pk` (`gram_spectrum`). Where everything after the layer is piecewise linear in its
+weight, `G_l` is the Hessian's block itself.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from codesign.curvature.pair_selection import PairSelection, select_pairs
-from codesign.curvature.softmax_hessian import softmax_hessian_eigenvalues, softmax_hessian_eigenvectors
-from codesign.curvature.tapped_network import BlockTrace, TappedNetwork
-from codesign.curvature.weight_gradient import channel_gradients, patches, squared_gradient_norms, weight_gradients
-from codesign.errors import CodesignError, InputError
+from codesign.curvature.gram_spectrum import GramSums, largest_eigenvalues, plan_passes
+from codesign.curvature.loss import CrossEntropy, Loss
+from codesign.curvature.output_curvature import measure_outputs
+from codesign.curvature.packed_run import PackedRun, measure_footprint
+from codesign.curvature.pair_selection import Seeds, only_draws, select_pairs
+from codesign.curvature.tapped_network import BlockCurvature, TappedNetwork
+from codesign.curvature.weight_gradient import squared_gradient_norms
+from codesign.data_parallel import Shard
+from codesign.errors import InputError, closest
 from codesign.progress import Progress, Silent
+
+_MOST_DRAWS = 2**14
+"""Draws after which a relative error that is still not reached is given up, with a note."""
+_FORWARD_SAMPLES = 64
+"""Samples in a forward pass without gradients: independent of options, so that outputs are."""
 
 
 @dataclass(frozen=True)
@@ -30,242 +42,332 @@ class PackingOptions:
     """How much is run, and how.
 
     Attributes:
-        drop: Share of the sum of softmax-Hessian eigenvalues that is sampled instead of run; 0 is exact.
-        tail_draws: Draws from that share.
-        pairs_at_once: Pairs in one forward and backward; changes memory and time, not the result.
-        top_eigenvalue: Whether the largest eigenvalue is found too: of the pairs that were run whole, hence a lower
-            bound unless nothing was sampled.
-        gradient_bytes: For the top eigenvalue: most memory for stored gradients. Layers are taken in groups that fit,
-            each with its own passes over the data; a layer that does not fit alone gets no eigenvalue.
+        drop: Share of the sum of |weights| of pairs that is sampled instead of run; 0 is exact.
+        tail_draws: Draws from that share, at first.
+        max_pairs: Most pairs that are run as they are; all others are sampled.
+        relative_error: Draws go on until every standard error is at most this share of its |trace|.
+        seconds: Draws do not go on after that; a note says what was reached.
+        eigenvalues: How many of the largest eigenvalues are found, of the pairs that were run as they are: lower
+            bounds where something was sampled and the loss is convex.
+        memory_bytes: Most memory to plan with, half for activations and gradients of a chunk, half for eigenvalues.
+        pairs_at_once: Gradients found together; changes memory and time, not results. None: as many as fit.
     """
 
     drop: float = 0.001
     tail_draws: int = 32
-    pairs_at_once: int = 64
-    top_eigenvalue: bool = False
-    gradient_bytes: int = 2**30
+    max_pairs: int | None = None
+    relative_error: float | None = None
+    seconds: float | None = None
+    eigenvalues: int = 0
+    memory_bytes: int = 2**30
+    pairs_at_once: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1:
             raise InputError(f"drop: got {self.drop}, allowed is 0 <= drop < 1; 0 is exact, 0.001 much cheaper")
-        if self.tail_draws < 2:
-            raise InputError(f"tail draws: got {self.tail_draws}, allowed are 2 or more; a standard error needs two")
-        if self.pairs_at_once < 1:
-            raise InputError(f"pairs at once: got {self.pairs_at_once}, allowed are 1 or more; try 64")
+        _at_least("tail draws", self.tail_draws, 2, "a standard error needs two")
+        _at_least("max pairs", self.max_pairs, 0, "0 samples everything")
+        _at_least("eigenvalues", self.eigenvalues, 0, "try 5")
+        _at_least("memory bytes", self.memory_bytes, 2**20, "give at least 1 MiB")
+        _at_least("pairs at once", self.pairs_at_once, 1, "leave it out for as many as fit")
+        for name, value in (("relative error", self.relative_error), ("seconds", self.seconds)):
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{name}: got {value}, allowed are positive numbers")
 
 
-Watch = Callable[[str, slice, Tensor, Tensor], None]
-"""Called as `watch(layer, pairs, columns, gradients)` for pairs of one sample: see `patches`, `channel_gradients`."""
-
-
-def gauss_newton_traces(
-    network: TappedNetwork,
-    inputs: Tensor,
-    layers: Sequence[str],
-    options: PackingOptions | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Mapping[str, BlockTrace]:
-    """Traces of the Gauss-Newton blocks of layers, all in one forward and backward over packed pairs.
-
-    Unbiased for every `drop`; with `drop=0` exact up to rounding. Norms are summed in float64 whatever the network's
-    type. Cost: one forward over the data, and one forward and backward over the selected pairs; as much again for each
-    group of layers if the top eigenvalue is asked for.
-
-    Args:
-        network: The network; it must process samples apart.
-        inputs: `[N, ...]`.
-        layers: Names among the network's geometries.
-        options: How much is run.
-        seed: Of the draws from the tail.
-        progress: Told about each chunk of pairs.
-
-    Returns:
-        One block for each name in `layers`.
-
-    Raises:
-        InputError: There is no sample, a value is NaN, or an option is out of range.
-    """
-    options = options or PackingOptions()
-    progress = progress or Silent()
-    if not len(inputs):
-        raise InputError("curvature: got no samples, needs at least 1; give calibration data")
-    logits = _logits(network, inputs, options.pairs_at_once)
-    eigenvalues = softmax_hessian_eigenvalues(logits.flatten(0, -2))
-    generator = torch.Generator().manual_seed(seed)
-    selection = select_pairs(eigenvalues, options.drop, options.tail_draws, generator)
-    run = PackedRun(network, inputs, logits, selection, options.pairs_at_once, progress)
-    norms = {name: torch.zeros(len(selection.rows), dtype=torch.float64) for name in layers}
-
-    def add_norms(name: str, pairs: slice, columns: Tensor, gradients: Tensor) -> None:
-        norms[name][pairs] += squared_gradient_norms(columns, gradients).cpu()
-
-    run.each("curvature of layers", layers, add_norms)
-    rows = len(eigenvalues)
-    top = _top_eigenvalues(run, layers, options, rows) if options.top_eigenvalue else {}
-    blocks = {}
-    for name in layers:
-        total, error = selection.sum_over_pairs(norms[name])
-        if not torch.isfinite(norms[name]).all():
-            raise InputError(f"layer {name!r}: its gradients hold NaN or infinity; check the weights and the data")
-        blocks[name] = BlockTrace(total / rows, error / rows, top.get(name), len(selection.draws))
-    return blocks
+def _at_least(name: str, value: int | None, least: int, cure: str) -> None:
+    if value is not None and value < least:
+        raise InputError(f"{name}: got {value}, allowed are {least} or more; {cure}")
 
 
 @dataclass(frozen=True)
-class PackedRun:
-    """A forward and backward over selected pairs, a chunk at a time, sharing what pairs of one sample have in common.
+class GaussNewtonResult:
+    """Gauss-Newton blocks.
 
     Attributes:
-        network: The network.
-        inputs: `[N, ...]`.
-        logits: `[N, ..., C]`, of the whole data.
-        selection: Which pairs.
-        pairs_at_once: Pairs in a chunk.
-        progress: Told about each chunk.
+        blocks: Of layers' weights.
+        activations: Of what enters layers: the mean over samples of `tr(J_a^T H J_a)`, H of that sample's own loss.
+        passes_over_data: Forward and backward sweeps, each counted as one, in units of all samples.
     """
 
-    network: TappedNetwork
-    inputs: Tensor
-    logits: Tensor
-    selection: PairSelection
-    pairs_at_once: int
-    progress: Progress
-
-    def each(self, label: str, layers: Sequence[str], watch: Watch) -> None:
-        """Runs all pairs and shows `watch` what forms the gradient of every layer's weight.
-
-        Args:
-            label: What the progress is called.
-            layers: The layers of interest.
-            watch: Called once for each layer and each run of pairs of the same sample, during the backward pass.
-        """
-        count = len(self.selection.rows)
-        self.progress.start(label, count)
-        try:
-            for begin in range(0, count, self.pairs_at_once):
-                pairs = slice(begin, min(begin + self.pairs_at_once, count))
-                self._run(pairs, frozenset(layers), watch)
-                self.progress.advance(pairs.stop - begin)
-        finally:
-            self.progress.finish()
-
-    def _run(self, pairs: slice, layers: frozenset[str], watch: Watch) -> None:
-        rows = self.selection.rows[pairs]
-        samples = rows // (self.logits[0].numel() // self.logits.shape[-1])
-        leaves: list[Tensor] = []
-        tapped: list[str] = []
-
-        def tap(name: str, entering: Tensor, leaving: Tensor) -> Tensor:
-            if not leaving.requires_grad:
-                leaves.append(leaving.detach().requires_grad_())
-                leaving = leaves[-1].clone()  # a copy, since the network may change it in place
-            tapped.append(name)
-            if name in layers:
-                report = _Report(name, pairs.start, samples, entering.detach(), watch, self.network)
-                leaving.register_hook(report)  # type: ignore[no-untyped-call] # torch gives no types
-            return leaving
-
-        logits = self.network(self.inputs[samples.to(self.inputs.device)], tap)
-        for name in sorted(layers):
-            if tapped.count(name) != 1:
-                raise CodesignError(
-                    f"layer {name!r}: runs {tapped.count(name)} times in a forward pass, only layers that run once "
-                    f"have a Gauss-Newton block of their own; estimate it with Hutchinson's method"
-                )
-        if leaves and logits.requires_grad:
-            torch.autograd.grad(logits, leaves, self._seeds(pairs, logits), allow_unused=True)
-
-    def _seeds(self, pairs: slice, logits: Tensor) -> Tensor:
-        """Unit eigenvectors at each pair's own position, `[K, ..., C]`, zero at all other positions."""
-        rows, ranks = self.selection.rows[pairs], self.selection.ranks[pairs]
-        vectors = softmax_hessian_eigenvectors(self.logits.flatten(0, -2), rows, ranks)
-        seeds = torch.zeros(logits.shape, dtype=logits.dtype, device=logits.device)
-        positions = seeds.view(len(rows), -1, logits.shape[-1])
-        position = rows % positions.shape[1]
-        positions[torch.arange(len(rows)), position] = vectors.to(seeds)
-        return seeds
+    blocks: Mapping[str, BlockCurvature]
+    activations: Mapping[str, BlockCurvature]
+    passes_over_data: float
 
 
-class _Report:
-    """Hook on a layer's output that hands the gradient on, sample by sample, when it arrives."""
+def gauss_newton_blocks(
+    network: TappedNetwork,
+    inputs: Tensor,
+    layers: Sequence[str],
+    loss: Loss | None = None,
+    targets: Tensor | None = None,
+    options: PackingOptions | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    shard: Shard | None = None,
+    activations: Sequence[str] = (),
+) -> GaussNewtonResult:
+    """Traces and largest eigenvalues of the Gauss-Newton blocks of layers, all from the same packed gradients.
+
+    Traces are unbiased for every option, and exact up to rounding with `drop=0` and no `max_pairs`. Sums are in float64
+    whatever the network's type. Cost: one forward over the data, one forward over the samples that are selected, and
+    one backward for each selected pair or draw of a sample; more of these where gradients for eigenvalues do not fit.
+
+    Args:
+        network: The network; it must process samples apart.
+        inputs: `[N, ...]`, all processes' samples.
+        layers: Names among the network's geometries.
+        loss: The loss; the cross-entropy if None.
+        targets: `[N, ...]`, all processes' targets, where the loss's Hessian depends on them.
+        options: How much is run.
+        seed: Of the draws.
+        progress: Told about each chunk.
+        shard: This process's part of the samples; results are the same in all.
+        activations: Layers for which the trace in what enters them is found too.
+
+    Returns:
+        One block for each name in `layers` and in `activations`.
+
+    Raises:
+        InputError: There is no sample or layer, a value is NaN, or the loss has no curvature.
+    """
+    options, shard = options or PackingOptions(), shard or Shard()
+    estimate = _Estimate(
+        network,
+        inputs,
+        layers,
+        activations,
+        loss or CrossEntropy(),
+        targets,
+        options,
+        seed,
+        progress or Silent(),
+        shard,
+    )
+    eigenvalues = estimate.run_head(layers if options.eigenvalues else ())
+    estimate.refine()
+    sizes = {name: network.geometries[name].weight_elements for name in layers}
+    top = {name: largest_eigenvalues(v, options.eigenvalues, sizes[name]) for name, v in eigenvalues.items()}
+    blocks = {name: estimate.block(("weight", name), top.get(name, ())) for name in layers}
+    entering = {name: estimate.block(("entering", name), ()) for name in activations}
+    return GaussNewtonResult(blocks, entering, estimate.passes_over_data())
+
+
+def gauss_newton_spectrum(
+    network: TappedNetwork,
+    inputs: Tensor,
+    layer: str,
+    loss: Loss | None = None,
+    targets: Tensor | None = None,
+    memory_bytes: int = 2**30,
+    progress: Progress | None = None,
+    shard: Shard | None = None,
+) -> Tensor:
+    """All non-zero eigenvalues of one layer's Gauss-Newton block: the exact spectral density, but for zeros.
+
+    Args:
+        network: The network; it must process samples apart.
+        inputs: `[N, ...]`, all processes' samples.
+        layer: Name among the network's geometries.
+        loss: The loss; the cross-entropy if None.
+        targets: `[N, ...]`, where the loss's Hessian depends on them.
+        memory_bytes: See `PackingOptions`.
+        progress: Told about each chunk.
+        shard: This process's part of the samples.
+
+    Returns:
+        Float64, descending; those that rounding cannot tell from zero are left out.
+
+    Raises:
+        InputError: As `gauss_newton_blocks`; or the spectrum is too large.
+    """
+    options = PackingOptions(drop=0, memory_bytes=memory_bytes)
+    progress, shard = progress or Silent(), shard or Shard()
+    estimate = _Estimate(network, inputs, [layer], (), loss or CrossEntropy(), targets, options, 0, progress, shard)
+    found = estimate.run_head([layer]).get(layer)
+    if found is None or estimate.has_tail:
+        raise InputError(
+            f"layer {layer!r}: its spectrum does not fit {memory_bytes / 2**20:.0f} MiB or 8192 rows; use fewer "
+            f"samples, or Lanczos quadrature"
+        )
+    single = torch.finfo(estimate.dtype).eps ** 2  # squared: eigenvalues are squares of singular values
+    noise = len(found) * max(torch.finfo(torch.float64).eps, single)
+    return found[found.abs() > noise * found.abs().max()] if len(found) else found
+
+
+_Key = tuple[str, str]
+"""`weight` or `entering`, and a layer."""
+
+
+class _Estimate:
+    """Runs the head and draws from the tail until the error is small enough."""
 
     def __init__(
-        self, name: str, first_pair: int, samples: Tensor, entering: Tensor, watch: Watch, network: TappedNetwork
+        self,
+        network: TappedNetwork,
+        inputs: Tensor,
+        layers: Sequence[str],
+        activations: Sequence[str],
+        loss: Loss,
+        targets: Tensor | None,
+        options: PackingOptions,
+        seed: int,
+        progress: Progress,
+        shard: Shard,
     ) -> None:
-        self._name = name
-        self._first_pair = first_pair
-        self._samples = samples
-        self._entering = entering
-        self._version = entering._version
-        self._watch = watch
-        self._geometry = network.geometries[name]
+        self._begin = time.monotonic()
+        self._generator = torch.Generator().manual_seed(seed)
+        _check(network, inputs, layers, activations, targets)
+        self._network, self._layers, self._activations = network, layers, activations
+        self._options, self._progress, self._shard = options, progress, shard
+        half = options.memory_bytes // 2
+        footprint = measure_footprint(network, inputs, loss, layers, activations)
+        self.dtype = footprint.dtype
+        at_once = max(1, min(_FORWARD_SAMPLES, half // footprint.forward))
+        outputs = measure_outputs(network, inputs, targets, loss, shard, at_once, half)
+        self._rows = outputs.samples * outputs.rows
+        if outputs.weights is None:
+            self._selection = only_draws(outputs.sums)
+        else:
+            self._selection = select_pairs(outputs.weights, options.drop, options.tail_draws, options.max_pairs)
+        bound = outputs.rows * outputs.factor.bytes_per_row(outputs.entries)
+        footprint = dataclasses.replace(footprint, forward=footprint.forward + bound)
+        own = shard.bounds(len(inputs))
+        self._own = own
+        self._run = PackedRun(
+            network,
+            inputs[own],
+            own.start,
+            outputs,
+            self._selection,
+            footprint,
+            half,
+            options.pairs_at_once,
+            progress,
+            sample_passes=3 + 2 * bool(activations) + own.stop - own.start,
+        )
+        self._sums: dict[_Key, float] = {}
+        self._draws: dict[_Key, Tensor] = {}
 
-    def __call__(self, gradient: Tensor) -> None:
-        if self._entering._version != self._version:
-            raise CodesignError(
-                f"layer {self._name!r}: its input was changed in place after the layer ran; "
-                f"write the operation after it without inplace=True"
+    @property
+    def has_tail(self) -> bool:
+        """Whether anything is left out of the head."""
+        return self._selection.has_tail
+
+    def run_head(self, spectrum: Sequence[str]) -> dict[str, Tensor]:
+        """Runs the head and the first draws; finds the eigenvalues of some layers."""
+        head, seeds = self._selection.head, self._selection.head
+        if self._selection.has_tail:
+            seeds = head.joined(self._selection.draw(self._options.tail_draws, self._generator))
+        if spectrum and self._selection.tail is None:
+            self._progress.note("no eigenvalues: the outputs of all samples do not fit the memory limit")
+            spectrum = ()
+        channels = self._run.footprint.channels
+        weights = {name: self._network.geometries[name].weight_elements for name in self._layers}
+        size, half = torch.empty(0, dtype=self.dtype).element_size(), self._options.memory_bytes // 2
+        passes = plan_passes(self._network.geometries, channels, spectrum, len(head), size, half, self._progress)
+        gram = GramSums(head, self._own, {n: weights[n] // channels[n] for n in spectrum}, self.dtype, self._shard)
+        found: dict[str, Tensor] = {}
+        for index in range(max(1, len(passes))):
+            gram.begin(passes[index] if passes else [])
+            if index == 0:
+                norms = self._norms("curvature of layers", seeds, gram)
+            else:
+                self._run.each("eigenvalues of layers", head, [part.layer for part in passes[index]], gram.add)
+            found |= {name: values / self._rows for name, values in gram.finish().items()}
+        for key, value in norms.items():
+            self._sums[key] = float(value[: len(head)].sum())
+            self._draws[key] = value[len(head) :]
+        return found
+
+    def refine(self) -> None:
+        """Draws more until the errors are small enough or time is up."""
+        wanted = self._options.relative_error
+        while wanted is not None and self._selection.has_tail:
+            errors = {key: self._relative_error(key) for key in self._sums}
+            key = max(errors, key=errors.__getitem__)
+            if errors[key] <= wanted or self._is_over(key, errors[key]):
+                return
+            done = len(self._draws[key])
+            need = done * (errors[key] / wanted) ** 2 * 1.1 - done
+            more = int(min(max(need, self._options.tail_draws), 3 * done, _MOST_DRAWS - done))
+            values = self._norms("more draws", self._selection.draw(more, self._generator), None)
+            self._draws = {name: torch.cat([self._draws[name], value]) for name, value in values.items()}
+
+    def _is_over(self, key: _Key, error: float) -> bool:
+        seconds = self._options.seconds
+        late = seconds is not None and time.monotonic() - self._begin > seconds
+        late = bool(self._shard.sum(torch.tensor([float(late)])) > 0)  # the same answer in all processes
+        if late or len(self._draws[key]) >= _MOST_DRAWS:
+            self._progress.note(
+                f"curvature: stopped {'after the time allowed' if late else 'at the most draws'}, "
+                f"{len(self._draws[key])}; the largest standard error is {error:.2%} of the trace ({key[0]} of layer "
+                f"{key[1]}), asked for was {self._options.relative_error:.2%}"
             )
-        count = len(self._samples)
-        entering = self._entering.reshape(count, -1, *self._entering.shape[1:])
-        gradient = gradient.reshape(count, -1, *gradient.shape[1:])
-        begin = 0
-        for size in torch.unique_consecutive(self._samples, return_counts=True)[1].tolist():
-            own = slice(begin, begin + size)
-            columns = patches(self._geometry, entering[begin], gradient.shape[1:])
-            pairs = slice(self._first_pair + begin, self._first_pair + begin + size)
-            self._watch(self._name, pairs, columns, channel_gradients(self._geometry, gradient[own]))
-            begin += size
+            return True
+        return False
+
+    def _norms(self, label: str, seeds: Seeds, gram: GramSums | None) -> dict[_Key, Tensor]:
+        """`sign * factor * squared norm` of every seed's gradients, of all processes, `[K]`."""
+        keys = [("weight", name) for name in self._layers] + [("entering", name) for name in self._activations]
+        squares = {key: torch.zeros(len(seeds), dtype=torch.float64) for key in keys}
+
+        def keep(key: _Key, which: Tensor, found: Tensor) -> None:
+            squares[key][which[which >= 0]] = found.cpu()[which >= 0]
+
+        def watch(name: str, which: Tensor, columns: Tensor, gradients: Tensor) -> None:
+            keep(("weight", name), which, squared_gradient_norms(columns, gradients))
+            if gram is not None:
+                gram.add(name, which, columns, gradients)
+
+        def watch_activation(name: str, which: Tensor, gradients: Tensor) -> None:
+            keep(("entering", name), which, gradients.flatten(2).double().square().sum(2))
+
+        self._run.each(label, seeds, self._layers, watch, self._activations, watch_activation)
+        summed = self._shard.sum(torch.stack(list(squares.values())))
+        for (_, name), found in zip(keys, summed, strict=True):
+            if not found.isfinite().all():
+                raise InputError(f"layer {name!r}: its gradients hold NaN or infinity; check the weights and the data")
+        return dict(zip(keys, summed * seeds.signs * seeds.factors, strict=True))
+
+    def _relative_error(self, key: _Key) -> float:
+        trace, error = self._trace(key)
+        return error / abs(trace) if trace else (math.inf if error else 0.0)
+
+    def _trace(self, key: _Key) -> tuple[float, float]:
+        draws = self._draws[key]
+        if not len(draws):
+            return self._sums[key] / self._rows, 0.0
+        trace = (self._sums[key] + float(draws.mean())) / self._rows
+        return trace, float(draws.std()) / math.sqrt(len(draws)) / self._rows
+
+    def block(self, key: _Key, eigenvalues: tuple[float, ...]) -> BlockCurvature:
+        """What was found for one layer."""
+        trace, error = self._trace(key)
+        return BlockCurvature(trace, error, eigenvalues, len(self._draws[key]))
+
+    def passes_over_data(self) -> float:
+        """Of all processes, in units of all samples."""
+        run = self._shard.sum(torch.tensor([float(self._run.sample_passes)], dtype=torch.float64))
+        return float(run) / (self._rows / self._run.outputs.rows)
 
 
-def _logits(network: TappedNetwork, inputs: Tensor, samples_at_once: int) -> Tensor:
-    with torch.no_grad():
-        logits = torch.cat([network(part).double().cpu() for part in torch.split(inputs, samples_at_once)])
-    if not torch.isfinite(logits).all():
-        sample = int(torch.isfinite(logits).flatten(1).all(1).logical_not().nonzero()[0])
-        raise InputError(f"sample {sample}: the network's logits hold NaN or infinity; check the weights and the data")
-    return logits
-
-
-def _top_eigenvalues(run: PackedRun, layers: Sequence[str], options: PackingOptions, rows: int) -> dict[str, float]:
-    """Largest eigenvalue of the Gram matrix of each layer's gradients of the head pairs, on its smaller side."""
-    head = run.selection.head
-    scale = (run.selection.eigenvalues[head] / rows).sqrt().unsqueeze(1)
-    top: dict[str, float] = {}
-    for group in _groups(run.network, layers, options.gradient_bytes, len(head) * run.inputs.element_size()):
-        stored: dict[str, Tensor] = {}
-
-        def store(
-            name: str, pairs: slice, columns: Tensor, gradients: Tensor, into: dict[str, Tensor] = stored
-        ) -> None:
-            found = weight_gradients(columns, gradients)
-            if name not in into:
-                into[name] = found.new_zeros(len(head), found.shape[1])
-            into[name][pairs] += found
-
-        run.each("top eigenvalues of layers", group, store)
-        for name in group:
-            vectors = stored.pop(name)[head].cpu() * scale if name in stored else scale.new_zeros(1, 1)
-            gram = vectors @ vectors.mT if len(vectors) <= vectors.shape[1] else vectors.mT @ vectors
-            top[name] = float(torch.linalg.eigvalsh(gram)[-1]) if len(gram) else 0.0
-    return top
-
-
-def _groups(
-    network: TappedNetwork, layers: Sequence[str], limit_bytes: int, bytes_per_weight: int
-) -> Iterator[list[str]]:
-    """Splits layers so that the gradients of each group fit; leaves out those that do not fit alone."""
-    group: list[str] = []
-    used = 0
-    for name in layers:
-        need = network.geometries[name].weight_elements * bytes_per_weight
-        if need > limit_bytes:
-            continue
-        if used + need > limit_bytes:
-            yield group
-            group, used = [], 0
-        group.append(name)
-        used += need
-    if group:
-        yield group
+def _check(
+    network: TappedNetwork,
+    inputs: Tensor,
+    layers: Sequence[str],
+    activations: Sequence[str],
+    targets: Tensor | None,
+) -> None:
+    if not len(inputs):
+        raise InputError("curvature: got no samples, needs at least 1; give calibration data")
+    if targets is not None and len(targets) != len(inputs):
+        raise InputError(f"curvature: got {len(targets)} targets for {len(inputs)} samples; give one for each")
+    if not layers and not activations:
+        raise InputError(
+            "curvature: got no layers; allowed are layers with a weight (convolutions, linear layers) that the network "
+            "taps; name one, or check that the network has any"
+        )
+    for name in [*layers, *activations]:
+        if name not in network.geometries:
+            raise InputError(f"curvature: the network taps no layer {name!r}{closest(name, network.geometries)}")

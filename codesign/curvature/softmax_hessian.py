@@ -1,18 +1,12 @@
-"""Eigen-decomposition of the cross-entropy's Hessian in the logits, one small matrix a sample.
+"""The cross-entropy's Hessian in the logits, and a factor of it that needs no eigen-solver.
 
 For logits `z` and `p = softmax(z)` the cross-entropy has the Hessian `diag(p) - p p^T`, whatever the label. It is the
-Laplacian of a graph with edge weights `p_i p_j`: positive semi-definite, and zero on the constant vector.
+Laplacian of a graph with edge weights `p_i p_j`: positive semi-definite, and zero on the constant vector. It is also
+the covariance of a label drawn from `p`: `sum_k p_k (e_k - p)(e_k - p)^T`.
 """
-
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-
-from codesign.errors import InputError
-
-_MATRIX_ELEMENTS_AT_ONCE = 2**25
-"""Elements of all matrices that are decomposed at once: 256 MiB in float64."""
 
 
 def softmax_hessian(logits: Tensor) -> Tensor:
@@ -33,48 +27,50 @@ def softmax_hessian(logits: Tensor) -> Tensor:
     return hessian.diagonal_scatter(probabilities * others, dim1=-2, dim2=-1)
 
 
-def softmax_hessian_eigenvalues(logits: Tensor) -> Tensor:
-    """Eigenvalues of every row's Hessian; those that rounding cannot tell from zero are set to zero.
+def softmax_column_weights(logits: Tensor) -> Tensor:
+    """Weights `w_k = p_k ||e_k - p||^2` of the rank-one terms of `diag(p) - p p^T = sum_k p_k (e_k - p)(e_k - p)^T`.
 
-    A symmetric eigen-solver errs by about `C * eps * lambda_max` a matrix, so that nothing below this is known.
-    Cost: `O(P C^3)`, no pass over the network.
-
-    Args:
-        logits: `[P, C]` with `C >= 2`.
-
-    Returns:
-        `[P, C]` in float64, ascending in each row, not negative.
-
-    Raises:
-        InputError: The logits are not `[P, C]` with two classes or more, or hold NaN or infinity.
-    """
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise InputError(f"logits: got shape {tuple(logits.shape)}, allowed is [rows, classes >= 2]; flatten positions")
-    if not torch.isfinite(logits).all():
-        rows = torch.isfinite(logits).all(1).logical_not().nonzero().flatten()[:5].tolist()
-        raise InputError(f"logits: NaN or infinity in rows {rows}; check the weights and the data")
-    parts = [torch.linalg.eigvalsh(softmax_hessian(rows)) for rows in _blocks(logits)]
-    eigenvalues = torch.cat(parts)
-    noise = logits.shape[1] * torch.finfo(torch.float64).eps * eigenvalues[:, -1:]
-    return torch.where(eigenvalues > noise, eigenvalues, 0.0)
-
-
-def softmax_hessian_eigenvectors(logits: Tensor, rows: Tensor, ranks: Tensor) -> Tensor:
-    """Chosen eigenvectors, found again from the logits so that not all `P x C x C` numbers are ever held.
+    Cost: `O(P C)`. Accurate also where one probability is almost 1.
 
     Args:
         logits: `[P, C]`.
-        rows: Which row's matrix, `[K]`, int64; equal rows stand side by side.
-        ranks: Which of its eigenvalues in ascending order, `[K]`, int64.
 
     Returns:
-        Unit vectors `[K, C]` in float64.
+        `[P, C]` in float64; each row sums to the trace of its Hessian.
     """
-    distinct, inverse = torch.unique_consecutive(rows, return_inverse=True)
-    vectors = torch.cat([torch.linalg.eigh(softmax_hessian(block)).eigenvectors for block in _blocks(logits[distinct])])
-    return vectors.mT[inverse, ranks]
+    probabilities = logits.double().softmax(-1)
+    return probabilities * _squared_lengths(probabilities)
 
 
-def _blocks(logits: Tensor) -> Iterator[Tensor]:
-    size = max(1, _MATRIX_ELEMENTS_AT_ONCE // logits.shape[1] ** 2)
-    yield from torch.split(logits, size)
+def combine_softmax_columns(logits: Tensor, coefficients: Tensor) -> Tensor:
+    """Sums `sum_k c_k v_k` of the unit vectors `v_k = (e_k - p) / ||e_k - p||`; `O(M C)` a row.
+
+    With `c_k = r_k sqrt(w_k)` and random signs r this is `diag(sqrt p) r - p (sqrt(p) . r)`, whose second moment is the
+    Hessian.
+
+    Args:
+        logits: `[P, C]`.
+        coefficients: `[P, M, C]`, float64.
+
+    Returns:
+        `[P, M, C]` in float64.
+    """
+    probabilities = logits.double().softmax(-1)
+    lengths = _squared_lengths(probabilities).sqrt().unsqueeze(1)
+    scaled = torch.where(lengths > 0, coefficients / lengths, 0.0)
+    p = probabilities.unsqueeze(1)
+    largest = probabilities.argmax(-1, keepdim=True).unsqueeze(1).expand(-1, coefficients.shape[1], -1)
+    of_largest, p_largest = scaled.gather(2, largest), p.expand_as(scaled).gather(2, largest)
+    # At the most likely class, c_k - p_k sum(c) cancels where p_k is almost 1: it is formed from the others.
+    others = scaled.scatter(2, largest, 0.0).sum(2, keepdim=True)
+    without = p.expand_as(scaled).scatter(2, largest, 0.0).sum(2, keepdim=True)
+    return (scaled - p * (others + of_largest)).scatter(2, largest, of_largest * without - p_largest * others)
+
+
+def _squared_lengths(p: Tensor) -> Tensor:
+    """`||e_k - p||^2 = (sum_(j != k) p_j)^2 + sum_(j != k) p_j^2`; what is left beside the largest is summed."""
+    largest = p.argmax(-1, keepdim=True)
+    rest = p.scatter(-1, largest, 0.0)
+    without = (1 - p).scatter(-1, largest, rest.sum(-1, keepdim=True))
+    squares = (p.square().sum(-1, keepdim=True) - p.square()).scatter(-1, largest, rest.square().sum(-1, keepdim=True))
+    return without.square() + squares

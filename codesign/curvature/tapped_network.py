@@ -16,19 +16,21 @@ class Convolution:
 
     Attributes:
         weight_elements: Elements of the weight.
-        kernel: Height and width.
-        stride: Vertical and horizontal.
-        padding: Zeros before the first row and column; those at the end follow from the output's size.
-        dilation: Vertical and horizontal.
+        kernel: Height and width; all three sizes of a 3-D convolution.
+        stride: The same axes.
+        padding: Places before the first row and column; those at the end follow from the output's size.
+        dilation: The same axes as the kernel.
         groups: Number of groups.
+        padding_mode: What the padding holds: `zeros`, `reflect`, `replicate` or `circular`, as in torch.
     """
 
     weight_elements: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...] = (1, 1)
+    padding: tuple[int, ...] = (0, 0)
+    dilation: tuple[int, ...] = (1, 1)
     groups: int = 1
+    padding_mode: str = "zeros"
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class TappedNetwork(Protocol):
             tap: Watches, and may replace, each layer's output.
 
         Returns:
-            Logits `[N, ..., C]`.
+            Outputs `[N, ...]`, such as logits `[N, ..., C]`.
         """
         ...
 
@@ -93,19 +95,19 @@ WeightedForward = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
-class BlockTrace:
-    """Trace of one layer's diagonal block of a Hessian or Gauss-Newton matrix.
+class BlockCurvature:
+    """One diagonal block of a Hessian or Gauss-Newton matrix: of a layer's weight, or of what enters a layer.
 
     Attributes:
-        trace: Nats per squared unit of weight.
+        trace: Units of the loss (nats for the cross-entropy) per squared unit of the weight.
         standard_error: Of `trace` over what was drawn at random (not over the data); 0 if nothing was.
-        top_eigenvalue: Largest eigenvalue, where it was asked for and affordable.
+        eigenvalues: The largest ones, largest first, where they were asked for and affordable.
         draws: Random vectors or pairs that the estimate rests on; 0 if nothing was drawn.
     """
 
     trace: float
     standard_error: float
-    top_eigenvalue: float | None = None
+    eigenvalues: tuple[float, ...] = ()
     draws: int = 0
 
 

@@ -8,10 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from codesign.hardware.catalog import load_profile, load_target, profile_names, target_names
-from codesign.hardware.profile import HardwareProfile
+from codesign.hardware.profile import HardwareProfile, PeArray
+from codesign.hardware.unverified import unverified_values, values_of
 from codesign.pass_manager.options import option_text
 from codesign.pass_manager.registry import find_pass, installed_passes
 from codesign.report.quantities import seconds, size
+
+NOT_VERIFIED = " ?"
+"""Stands behind each value that was recalled, inferred or assumed."""
+LEGEND = Text("?: recalled, inferred or assumed, and not verified")
 
 
 def target_table() -> Table:
@@ -20,10 +25,11 @@ def target_table() -> Table:
     Returns:
         One row for each.
     """
-    table = Table("target", "profile", "runner", "threads", "description")
+    table = Table("target", "profile", "not verified", "runner", "threads", "description")
     for name in target_names():
         target = load_target(name)
-        table.add_row(name, target.profile, target.runner, str(target.threads), target.description)
+        share = _unverified_share(load_profile(target.profile))
+        table.add_row(name, target.profile, share, target.runner, str(target.threads), target.description)
     return table
 
 
@@ -47,17 +53,17 @@ def profile_table() -> Table:
     """All shipped profiles.
 
     Returns:
-        One row for each.
+        One row for each, with how many of its values are not verified.
     """
-    table = Table("profile", "cost model", "unverified", "description")
+    table = Table("profile", "cost model", "not verified", "description")
     for name in profile_names():
         profile = load_profile(name)
-        table.add_row(name, profile.model, str(len(profile.unverified)), profile.description)
+        table.add_row(name, profile.model, _unverified_share(profile), profile.description)
     return table
 
 
 def show_profile(name: str) -> Group:
-    """One profile, with the source of each number.
+    """One profile, with the source of each number and a mark at each that is not verified.
 
     Args:
         name: Name of a shipped profile, or path of a TOML file.
@@ -66,40 +72,69 @@ def show_profile(name: str) -> Group:
         Tables of rates, memories and the rest.
     """
     profile = load_profile(name)
-    return Group(_rest_of(profile), _rates_of(profile), _memories_of(profile))
+    doubtful = unverified_values(profile)
+    return Group(_rest_of(profile, doubtful), _rates_of(profile, doubtful), _memories_of(profile, doubtful), LEGEND)
 
 
-def _rates_of(profile: HardwareProfile) -> Table:
-    table = Table("weight x activation bits", "MAC/s", "pJ per MAC", "source", title="compute")
+def _unverified_share(profile: HardwareProfile) -> str:
+    return f"{len(unverified_values(profile))} of {len(values_of(profile))}"
+
+
+def _marked(text: str, key: str, doubtful: frozenset[str]) -> str:
+    return text + NOT_VERIFIED if key in doubtful else text
+
+
+def _rates_of(profile: HardwareProfile, doubtful: frozenset[str]) -> Table:
+    columns = ("weight x activation bits", "MAC/s", "pJ per MAC", "efficiency", "ps to unpack a weight", "source")
+    table = Table(*columns, title="compute")
     for rate in profile.compute:
-        widths = f"{rate.weight_bits} x {rate.activation_bits}"
-        table.add_row(widths, f"{rate.macs_per_s:.4g}", f"{rate.energy_j_per_mac * 1e12:.3g}", rate.source)
+        widths = f"{rate.weight_bits}x{rate.activation_bits}"
+        values = {
+            "macs_per_s": f"{rate.macs_per_s:.4g}",
+            "energy_j_per_mac": f"{rate.energy_j_per_mac * 1e12:.3g}",
+            "efficiency": f"{rate.efficiency:.2g}",
+            "unpack_s_per_weight": f"{rate.unpack_s_per_weight * 1e12:.3g}",
+        }
+        cells = (_marked(text, f"compute.{widths}.{key}", doubtful) for key, text in values.items())
+        table.add_row(widths, *cells, rate.source)
     return table
 
 
-def _memories_of(profile: HardwareProfile) -> Table:
+def _memories_of(profile: HardwareProfile, doubtful: frozenset[str]) -> Table:
     table = Table("memory", "capacity", "GB/s", "pJ per byte", "source", title="memories, nearest to the compute first")
     for level in profile.memories:
-        bandwidth, energy = f"{level.bandwidth_bytes_per_s / 1e9:.4g}", f"{level.energy_j_per_byte * 1e12:.3g}"
-        table.add_row(level.name, size(level.capacity_bytes), bandwidth, energy, level.source)
+        values = {
+            "capacity_bytes": size(level.capacity_bytes),
+            "bandwidth_bytes_per_s": f"{level.bandwidth_bytes_per_s / 1e9:.4g}",
+            "energy_j_per_byte": f"{level.energy_j_per_byte * 1e12:.3g}",
+        }
+        cells = (_marked(text, f"memories.{level.name}.{key}", doubtful) for key, text in values.items())
+        table.add_row(level.name, *cells, level.source)
     return table
 
 
-def _rest_of(profile: HardwareProfile) -> Table:
+def _rest_of(profile: HardwareProfile, doubtful: frozenset[str]) -> Table:
     table = Table("key", "value", title=profile.name)
     table.add_row("description", profile.description)
     table.add_row("cost model", profile.model)
     table.add_row("source", profile.source)
     if profile.array is not None:
-        array = profile.array
-        table.add_row("array", f"{array.rows} x {array.columns} at {array.clock_hz / 1e6:.4g} MHz ({array.source})")
-        table.add_row("dataflows", ", ".join(array.dataflows))
-    table.add_row("idle power", f"{profile.idle_power_w:.3g} W")
-    table.add_row("dispatch", seconds(profile.dispatch_s))
+        table.add_row("array", _array_text(profile.array, doubtful))
+        table.add_row("dataflows", _marked(", ".join(profile.array.dataflows), "array.dataflows", doubtful))
+    table.add_row("threads", str(profile.threads))
+    table.add_row("idle power", _marked(f"{profile.idle_power_w:.3g} W", "idle_power_w", doubtful))
+    table.add_row("dispatch", _marked(seconds(profile.dispatch_s), "dispatch_s", doubtful))
     error = "unknown" if profile.relative_error is None else f"{100 * profile.relative_error:.0f} %"
     table.add_row("relative error of predictions", error)
     table.add_row("not verified", ", ".join(profile.unverified) or "nothing")
     return table
+
+
+def _array_text(array: PeArray, doubtful: frozenset[str]) -> str:
+    rows, columns = (_marked(str(getattr(array, key)), f"array.{key}", doubtful) for key in ("rows", "columns"))
+    clock = _marked(f"{array.clock_hz / 1e6:.4g} MHz", "array.clock_hz", doubtful)
+    kind = _marked(array.kind, "array.kind", doubtful)
+    return f"{rows} x {columns}, {kind}, at {clock} ({array.source})"
 
 
 def pass_table() -> Table:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from codesign.config import validate
+from codesign.flow.samples import ImageOptions, load_fitting, prepared
 from codesign.ir.loading import load_program
 from codesign.ir.printer import print_graph
 from codesign.ir.program import Program
@@ -13,9 +13,6 @@ from codesign.pass_manager.base import CalibrationData, PassContext
 from codesign.pass_manager.opt import run_pipeline
 from codesign.pass_manager.pipeline import parse_pipeline
 from codesign.progress import Progress
-from codesign.training.loading import load_dataset
-from codesign.training.options import Preprocessing
-from codesign.training.preprocessing import check_fits, preprocess
 
 
 @dataclass(frozen=True)
@@ -30,10 +27,7 @@ class OptRequest:
         input_shape: For a factory.
         data: Calibration data.
         samples: How many of them, from the first; None for all.
-        scale: Preprocessing.
-        mean: Preprocessing.
-        std: Preprocessing.
-        layout: Preprocessing.
+        images: How they are prepared.
         seed: Source of all randomness.
         print_after_all: Whether the graph is printed after every pass.
         dump: Folder for the graph after every pass.
@@ -47,10 +41,7 @@ class OptRequest:
     input_shape: tuple[int, ...] | None
     data: str | None
     samples: int | None
-    scale: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    layout: str
+    images: ImageOptions
     seed: int
     print_after_all: bool
     dump: Path | None
@@ -81,11 +72,5 @@ def run_opt(request: OptRequest, stream: IO[str], progress: Progress) -> None:
 def _calibration(request: OptRequest, program: Program, progress: Progress) -> CalibrationData | None:
     if request.data is None:
         return None
-    values = {"scale": request.scale, "mean": request.mean, "std": request.std, "layout": request.layout}
-    preprocessing = validate(Preprocessing, values, "--scale, --mean, --std, --layout")
-    dataset = load_dataset(request.data, Path(), progress)
-    shape = program.graph.graph.outputs[0].shape
-    assert shape is not None
-    check_fits(dataset, preprocessing, program.input_shape, shape.numpy())
-    images, labels = dataset.images[: request.samples], dataset.labels[: request.samples]
-    return CalibrationData(preprocess(images, preprocessing), labels)
+    dataset = load_fitting(request.data, request.images, program, progress)
+    return prepared(dataset, request.images, slice(request.samples))

@@ -178,9 +178,18 @@ def pipeline_of(context: RunContext) -> str:
     ]
     if quantization.hessian_samples:
         passes.append(f"hessian-trace{{samples={quantization.hessian_samples}}}")
-    if quantization.sensitivity == "kl":
-        samples = quantization.sensitivity_samples
-        passes.append(f"kl-sensitivity{{bits={bits},samples={samples},bias-correction={correction}}}")
+    options = f"bits={bits},samples={quantization.sensitivity_samples},bias-correction={correction}"
+    match quantization.sensitivity:
+        case "auto":
+            has_fallback = quantization.hessian_samples > 0
+            limit = f",max-forwards={quantization.sensitivity_forwards}" if has_fallback else ""
+            passes.append(f"kl-sensitivity{{{options}{limit}}}")
+        case "kl":
+            passes.append(f"kl-sensitivity{{{options}}}")
+        case "gauss-newton":
+            passes.append(f"quadratic-loss{{{options}}}")
+        case "hawq-v2":
+            pass  # needs the traces above only
     passes.append(f"sensitivity{{method={quantization.sensitivity}}}")
     return ",".join(passes)
 

@@ -266,8 +266,14 @@ class _Completion:
 
     def _unverified(self) -> tuple[str, ...]:
         missing = [] if self.host.caches else [f"memories.l{row.level}.capacity_bytes" for row in self.file.caches]
-        clock = [] if self.host.clock_hz and not self.host.clock_is_nominal else ["clock_hz"]
-        return (*self.file.unverified, *clock, *missing)
+        clock = [] if self.host.clock_hz and not self.host.clock_is_nominal else ["compute.macs_per_s"]
+        absent = tuple(f"memories.l{row.level}." for row in self.file.caches if not self._has(row))
+        kept = [key for key in self.file.unverified if not key.startswith(absent)]
+        return (*kept, *clock, *missing)
+
+    def _has(self, row: CacheNumbers) -> bool:
+        """Whether the processor has this level; where the system does not tell, it is taken to have them all."""
+        return not self.host.caches or any(cache.level == row.level for cache in self.host.caches)
 
     def _rate_source(self, macs_per_cycle: float) -> str:
         return (
@@ -313,9 +319,9 @@ class _Completion:
         found = {cache.level: cache for cache in self.host.caches}
         levels = []
         for row in sorted(self.file.caches, key=lambda row: row.level):
+            if not self._has(row):
+                continue
             cache = found.get(row.level)
-            if cache is None and self.host.caches:
-                continue  # the system told its caches, and this one is not there
             shared = cache.shared if cache is not None else row.level > 2
             size = cache.size_bytes if cache is not None else row.fallback_bytes
             levels.append(

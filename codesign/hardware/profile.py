@@ -6,6 +6,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from codesign.config import StrictModel
 from codesign.errors import InputError
+from codesign.hardware.calibration import Calibration
 from codesign.quantization.scheme import ACTIVATION_BITS, WEIGHT_BITS, BitWidths
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -13,8 +14,21 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
 Source = Annotated[str, Field(min_length=3)]
-Dataflow = Literal["output-stationary", "weight-stationary"]
-"""What stays in a processing element while it works: partial sums of outputs, or weights."""
+Dataflow = Literal["output-stationary", "weight-stationary", "input-stationary"]
+"""What stays in a processing element while it works: partial sums of outputs, weights, or inputs."""
+ArrayKind = Literal["skewed", "broadcast", "squeezelerator"]
+"""How operands reach the elements: `skewed`, they pass from neighbour to neighbour, each row one cycle later (systolic
+arrays, SCALE-Sim); `broadcast`, every element of a row or column gets them at once (ZigZag); `squeezelerator`, a plane
+of outputs with broadcast weights, or weights with sums that run down the columns (Kwon et al., DAC 2018)."""
+LatencyConvention = Literal["double-buffered", "load-compute-store"]
+"""`double-buffered`: transfers and arithmetic overlap completely. `load-compute-store`: the first tile is loaded before
+the arithmetic starts and the last one is stored after it ends, as ZigZag counts."""
+DATAFLOWS: dict[ArrayKind, tuple[Dataflow, ...]] = {
+    "skewed": ("output-stationary", "weight-stationary", "input-stationary"),
+    "broadcast": ("output-stationary", "weight-stationary"),
+    "squeezelerator": ("output-stationary", "weight-stationary"),
+}
+"""Dataflows that each kind of array can run."""
 ARRAY_LEVELS = 3
 """An array has a register file, a global buffer and DRAM."""
 
@@ -55,6 +69,7 @@ class MemoryLevel(StrictModel):
         capacity_bytes: Size.
         bandwidth_bytes_per_s: Sustained.
         energy_j_per_byte: Joules for one byte read or written.
+        storage: How narrow values lie in it, in models of arrays: `packed` without gaps, or each in whole `bytes`.
         source: Where the numbers come from.
     """
 
@@ -62,6 +77,7 @@ class MemoryLevel(StrictModel):
     capacity_bytes: Positive
     bandwidth_bytes_per_s: Positive
     energy_j_per_byte: NotNegative
+    storage: Literal["packed", "bytes"] = "packed"
     source: Source
 
 
@@ -69,22 +85,51 @@ class PeArray(StrictModel):
     """A two-dimensional array of processing elements.
 
     Attributes:
+        kind: How operands reach the elements.
         rows: Rows of processing elements.
         columns: Columns of processing elements.
         clock_hz: Cycles in a second.
-        filters_per_element: Output channels that one element accumulates at once (output-stationary).
+        filters_per_element: Outputs that one element accumulates at once (output-stationary); 1 in skewed arrays.
         accumulator_bits: Width of a partial sum.
         dataflows: Which dataflows each layer may choose from.
+        latency_convention: What of the transfers the arithmetic hides.
+        folds: Time of a skewed array's fold that fills it only partly: `fitted`, of the rows and columns in use, so
+            that a larger array is never slower; `whole`, of the whole array, as SCALE-Sim counts.
         source: Where the numbers come from.
     """
 
+    kind: ArrayKind
     rows: Count
     columns: Count
     clock_hz: Positive
-    filters_per_element: Count
+    filters_per_element: Count = 1
     accumulator_bits: Count
     dataflows: tuple[Dataflow, ...] = Field(min_length=1)
+    latency_convention: LatencyConvention = "double-buffered"
+    folds: Literal["fitted", "whole"] = "fitted"
     source: Source
+
+    @field_validator("filters_per_element")
+    @classmethod
+    def _one_output_where_skewed(cls, count: int, info: ValidationInfo) -> int:
+        if info.data.get("kind") == "skewed" and count != 1:
+            raise ValueError("must be 1 in a skewed array")
+        return count
+
+    @field_validator("dataflows")
+    @classmethod
+    def _dataflows_of_the_kind(cls, dataflows: tuple[Dataflow, ...], info: ValidationInfo) -> tuple[Dataflow, ...]:
+        kind = info.data.get("kind")
+        if kind is not None and not set(dataflows) <= set(DATAFLOWS[kind]):
+            raise ValueError(f"a {kind} array runs {', '.join(DATAFLOWS[kind])} only")
+        if len(set(dataflows)) < len(dataflows):
+            raise ValueError("a dataflow is named twice")
+        return dataflows
+
+    @property
+    def macs_per_s(self) -> float:
+        """Peak at the native rate: one multiply-accumulate in each element and cycle."""
+        return self.rows * self.columns * self.clock_hz
 
 
 class HardwareProfile(StrictModel):
@@ -93,7 +138,7 @@ class HardwareProfile(StrictModel):
     Attributes:
         name: Same as the file's name.
         description: One line.
-        model: Which cost model prices it: `roofline` (processors) or `squeezelerator` (arrays).
+        model: Which cost model prices it: `roofline` (processors) or `array`.
         source: Where the description as a whole comes from.
         threads: Threads that the rates are for.
         compute: Rates; a pair of widths without a row is an error, never a guess.
@@ -104,11 +149,12 @@ class HardwareProfile(StrictModel):
         dispatch_s: Fixed time of starting one node.
         relative_error: Known relative error of predictions against the device or the reference, None if unknown.
         unverified: Keys whose value was recalled, inferred or assumed, and not checked against the device.
+        calibration: What `codesign calibrate` fitted to measured kernels; latency then follows it.
     """
 
     name: str
     description: str
-    model: Literal["roofline", "squeezelerator"]
+    model: Literal["roofline", "array"]
     source: Source
     threads: Count = 1
     compute: tuple[ComputeRate, ...] = Field(min_length=1)
@@ -118,6 +164,7 @@ class HardwareProfile(StrictModel):
     dispatch_s: NotNegative = 0.0
     relative_error: NotNegative | None = None
     unverified: tuple[str, ...] = ()
+    calibration: Calibration | None = None
 
     @field_validator("compute")
     @classmethod
@@ -134,16 +181,19 @@ class HardwareProfile(StrictModel):
         names = [level.name for level in levels]
         if len(set(names)) < len(names):
             raise ValueError("two levels have the same name")
-        if info.data.get("model") == "squeezelerator" and len(levels) != ARRAY_LEVELS:
+        model = info.data.get("model")
+        if model == "array" and len(levels) != ARRAY_LEVELS:
             raise ValueError("an array has exactly three levels: register file, global buffer, DRAM")
+        if model == "roofline" and any(level.storage != "packed" for level in levels):
+            raise ValueError("model 'roofline' knows packed storage only")
         return levels
 
     @field_validator("array")
     @classmethod
     def _array_where_needed(cls, array: PeArray | None, info: ValidationInfo) -> PeArray | None:
         model = info.data.get("model")
-        if model is not None and (array is None) != (model != "squeezelerator"):
-            raise ValueError("is needed by model 'squeezelerator' and by no other")
+        if model is not None and (array is None) != (model != "array"):
+            raise ValueError("is needed by model 'array' and by no other")
         return array
 
     @property

@@ -9,6 +9,12 @@ from codesign.ir.annotation import Annotation
 Provenance = Literal["exact", "estimated", "simulated", "calibrated", "measured"]
 """Where a number came from: a formula that is exact, an estimate, a simulator, a fitted model, or the real device."""
 
+TraceMethod = Literal["packed-gauss-newton", "unit-vectors", "hutchinson", "hutch++", "xtrace"]
+"""How the trace of a block is found: `unit-vectors` is a product with each, the exact trace of a small block."""
+
+LossMethod = Literal["auto", "kl", "hawq", "hawq-v2", "gauss-newton", "gradient-gauss-newton"]
+"""How the loss increase of one quantised node is estimated; see the pass `sensitivity`."""
+
 WEIGHTED_OPERATORS = frozenset({"Conv", "Gemm", "MatMul"})
 
 
@@ -69,14 +75,17 @@ class _OnWeightedNodes(Annotation):
 
 
 class HessianTrace(_OnWeightedNodes):
-    """Trace of the loss's Hessian block in a node's weight, mean over samples.
+    """Trace and top eigenvalues of the loss's Hessian block in a node's weight, mean over samples.
 
     Attributes:
-        trace: Nats per squared unit of weight, summed over the block's diagonal; can be negative where not exact.
+        trace: Nats per squared unit of weight, summed over the block's diagonal; can be negative for a Hessian that is
+            no Gauss-Newton matrix.
         standard_error: Of `trace`; 0 if nothing was sampled.
-        top_eigenvalue: Largest eigenvalue of the block, or None if it was not computed.
+        top_eigenvalues: Of the block, largest first (by magnitude where it is indefinite); empty if not asked for.
+        parameter: Name of the weight.
         parameters: Number of weights, so that trace / parameters is HAWQ-V2's average trace.
-        exact: Whether the block is the Hessian itself and not an approximation or a sampled estimate.
+        matrix: What the numbers belong to: the Hessian, or the Gauss-Newton matrix where that differs from it.
+        exact: Whether `trace` is that of the Hessian itself, with nothing sampled.
         method: How it was found.
         weights_of: `module`: weights as trained, BatchNorm apart; `folded`: weights that the graph holds.
         samples: How many data samples the mean runs over.
@@ -85,10 +94,12 @@ class HessianTrace(_OnWeightedNodes):
     key: ClassVar[str] = "hessian-trace"
     trace: float
     standard_error: float
-    top_eigenvalue: float | None
+    top_eigenvalues: tuple[float, ...]
+    parameter: str
     parameters: int
+    matrix: Literal["hessian", "gauss-newton"]
     exact: bool
-    method: Literal["packed-gauss-newton", "hutchinson"]
+    method: TraceMethod
     weights_of: Literal["module", "folded"]
     samples: int
 
@@ -123,7 +134,7 @@ class LossAtBits(Annotation):
         activation_bits: Width of the activations that enter the node.
         loss_increase_nats: The estimate.
         standard_error_nats: Of the estimate, over samples.
-        method: Which estimator.
+        method: Which estimator; never `auto`, which is a choice among the others.
     """
 
     key: ClassVar[str] = ""
@@ -131,7 +142,7 @@ class LossAtBits(Annotation):
     activation_bits: int
     loss_increase_nats: float
     standard_error_nats: float
-    method: Literal["kl", "hessian"]
+    method: LossMethod
 
 
 class KlSensitivity(_OnWeightedNodes):
@@ -141,11 +152,136 @@ class KlSensitivity(_OnWeightedNodes):
     by_bits: tuple[LossAtBits, ...]
 
 
+class QuadraticLossAtBits(Annotation):
+    """Second-order Taylor terms of the loss along the true error of one quantised weight.
+
+    Attributes:
+        weight_bits: Width of the weight.
+        gauss_newton_nats: `1/2 d^T G d` with the error d of weight and corrected bias, G the Gauss-Newton matrix.
+        gauss_newton_standard_error_nats: Over samples.
+        gradient_nats: `g^T d`, the first-order term; None without labels.
+        gradient_standard_error_nats: Over samples; None without labels.
+    """
+
+    key: ClassVar[str] = ""
+    weight_bits: int
+    gauss_newton_nats: float
+    gauss_newton_standard_error_nats: float
+    gradient_nats: float | None
+    gradient_standard_error_nats: float | None
+
+
+class QuadraticLoss(_OnWeightedNodes):
+    """Quadratic model of the loss increase when only this node is quantised, mean over samples."""
+
+    key: ClassVar[str] = "quadratic-loss"
+    by_bits: tuple[QuadraticLossAtBits, ...]
+
+
+class ActivationLossAtBits(Annotation):
+    """What rounding one activation tensor does, at one width.
+
+    Attributes:
+        activation_bits: Width of the tensor.
+        kl_nats: KL divergence of the outputs when only this tensor is rounded, mean over samples.
+        kl_standard_error_nats: Over samples.
+        squared_error: Sum over the tensor's elements of (rounded - original)^2, mean over samples.
+    """
+
+    key: ClassVar[str] = ""
+    activation_bits: int
+    kl_nats: float
+    kl_standard_error_nats: float
+    squared_error: float
+
+
+class ActivationSensitivity(_OnWeightedNodes):
+    """What rounding the tensor that enters this node, for all its readers, does to the outputs.
+
+    Attributes:
+        value: Name of the tensor.
+        by_bits: One entry for each width.
+    """
+
+    key: ClassVar[str] = "activation-sensitivity"
+    value: str
+    by_bits: tuple[ActivationLossAtBits, ...]
+
+
+class ActivationTrace(_OnWeightedNodes):
+    """Trace of the loss's Hessian in the tensor that enters this node (HAWQ-V2), one sample at a time.
+
+    Attributes:
+        value: Name of the tensor.
+        elements: Of the tensor, for one sample.
+        trace: Mean over samples of the trace of the Hessian of one sample's loss, nats per squared unit.
+        standard_error: Of `trace` over random draws; 0 if nothing was sampled.
+        matrix: The Hessian, or the Gauss-Newton matrix where that differs from it.
+        exact: Whether `trace` is that of the Hessian itself, with nothing sampled.
+        samples: How many data samples the mean runs over.
+    """
+
+    key: ClassVar[str] = "activation-trace"
+    value: str
+    elements: int
+    trace: float
+    standard_error: float
+    matrix: Literal["hessian", "gauss-newton"]
+    exact: bool
+    samples: int
+
+
+class CrossLayerTerm(Annotation):
+    """What quantising two nodes together adds beyond each alone (CLADO).
+
+    Attributes:
+        weight_bits: Width of this node's weight.
+        other: Name of the other node, which runs later.
+        other_weight_bits: Width of its weight.
+        loss_increase_nats: KL of both minus the KL of each; often negative.
+        standard_error_nats: Over samples.
+    """
+
+    key: ClassVar[str] = ""
+    weight_bits: int
+    other: str
+    other_weight_bits: int
+    loss_increase_nats: float
+    standard_error_nats: float
+
+
+class CrossLayerTerms(_OnWeightedNodes):
+    """Terms of pairs of this node and later ones."""
+
+    key: ClassVar[str] = "cross-layer-terms"
+    terms: tuple[CrossLayerTerm, ...]
+
+
+class FisherDiagonal(_OnWeightedNodes):
+    """Mean over samples of squared gradients of the loss in a node's weight, on the data's labels.
+
+    Attributes:
+        total: Sum over the weight: the trace of the empirical Fisher matrix.
+        by_output_channel: The same for each output channel.
+        samples: How many data samples the mean runs over.
+    """
+
+    key: ClassVar[str] = "fisher-diagonal"
+    total: float
+    by_output_channel: tuple[float, ...]
+    samples: int
+
+
 class Sensitivity(_OnWeightedNodes):
     """The table node x bits -> loss increase that the search reads."""
 
     key: ClassVar[str] = "sensitivity"
-    derived_from: ClassVar[tuple[type[Annotation], ...]] = (KlSensitivity, HessianTrace, QuantizationError)
+    derived_from: ClassVar[tuple[type[Annotation], ...]] = (
+        KlSensitivity,
+        HessianTrace,
+        QuantizationError,
+        QuadraticLoss,
+    )
     by_bits: tuple[LossAtBits, ...]
 
 
@@ -215,6 +351,11 @@ ANNOTATION_KINDS: tuple[type[Annotation], ...] = (
     HessianTrace,
     QuantizationError,
     KlSensitivity,
+    QuadraticLoss,
+    ActivationSensitivity,
+    ActivationTrace,
+    CrossLayerTerms,
+    FisherDiagonal,
     Sensitivity,
     ActivationRange,
     InputMean,

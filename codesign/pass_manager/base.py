@@ -4,6 +4,7 @@ import abc
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
+from codesign.data_parallel import Shard
 from codesign.ir.annotation import Annotation
 from codesign.ir.program import Program
 from codesign.pass_manager.options import option_text
@@ -37,11 +38,15 @@ class PassContext:
         calibration: Data for passes that run the network; None if the user gave none.
         seed: Source of all randomness.
         progress: Told about long work.
+        shard: This process's part where several share the samples; `calibration` holds all of them.
+        memory_bytes: Most memory that a pass may plan to use for values that it holds at once.
     """
 
     calibration: CalibrationData | None = None
     seed: int = 0
     progress: Progress = dataclasses.field(default_factory=Silent)
+    shard: Shard = dataclasses.field(default_factory=Shard)
+    memory_bytes: int = 2**30
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from codesign.quantization.scheme import BitWidths
+from codesign.quantization.scheme import BitWidths, Widths
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class NodeFacts:
         loss_increase_nats: By widths, for nodes with a weight; empty where it was not estimated.
         consumers: Names of the nodes that read its results.
         fused_into: Name of the node whose kernel computes this one on the way out; None where it runs by itself.
+        window: Loop bounds of a pooling node, each channel a group of its own; None for other nodes.
     """
 
     name: str
@@ -65,6 +66,7 @@ class NodeFacts:
     loss_increase_nats: Mapping[BitWidths, float]
     consumers: tuple[str, ...]
     fused_into: str | None = None
+    window: ConvGeometry | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class GraphFacts:
         return MappingProxyType({node.name: node for node in self.nodes})
 
 
-def packed_weight_bytes(node: NodeFacts, bits: BitWidths) -> int:
+def packed_weight_bytes(node: NodeFacts, bits: Widths) -> int:
     """Bytes of a node's weight packed at its width, with one float32 scale and one int32 bias per output channel.
 
     Args:

@@ -45,7 +45,8 @@ def facts_from_json(value: Mapping[str, object], source: str = "facts.json") -> 
 def _node_to_json(node: NodeFacts) -> dict[str, object]:
     losses = [{"weight": b.weight, "activation": b.activation, "nats": x} for b, x in node.loss_increase_nats.items()]
     fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
-    fields["geometry"] = None if node.geometry is None else dataclasses.asdict(node.geometry)
+    for name in ("geometry", "window"):
+        fields[name] = None if fields[name] is None else dataclasses.asdict(fields[name])
     return fields | {"loss_increase_nats": losses, "consumers": list(node.consumers)}
 
 

@@ -9,7 +9,7 @@ from codesign.ir.annotations import Sensitivity, Work, is_weighted
 from codesign.ir.program import Program, name_of
 from codesign.ir.serialization import graph_digest
 from codesign.plan.facts import GraphFacts, NodeFacts
-from codesign.plan.geometry import geometry_of
+from codesign.plan.geometry import geometry_of, pooling_window_of
 from codesign.plan.liveness import fusion_roots, live_elements
 from codesign.quantization.scheme import BitWidths
 
@@ -52,6 +52,7 @@ def _node_facts(node: ir.Node, live: int, root_of: Mapping[str, str]) -> NodeFac
         loss_increase_nats=_loss_increase(node),
         consumers=tuple(name_of(reader) for reader in _readers(node)),
         fused_into=root_of.get(name),
+        window=pooling_window_of(node),
     )
 
 

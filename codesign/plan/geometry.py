@@ -1,4 +1,4 @@
-"""Loop bounds of the nodes that convolve or multiply matrices, from their attributes and shapes."""
+"""Loop bounds of the nodes that convolve, multiply matrices or pool, from their attributes and shapes."""
 
 import math
 
@@ -28,6 +28,34 @@ def geometry_of(node: ir.Node) -> ConvGeometry | None:
     if node.op_type == "MatMul":
         return _matmul(node)
     return None
+
+
+def pooling_window_of(node: ir.Node) -> ConvGeometry | None:
+    """Loop bounds of a node that pools an image; a global pool has one window as large as the image.
+
+    Args:
+        node: A node of a lowered graph.
+
+    Returns:
+        The bounds, or None for other operators and for inputs that are no images `[N, C, H, W]`.
+    """
+    if node.op_type not in {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "ReduceMean"}:
+        return None
+    x, y = _shape(node, node.inputs[0]), _shape(node, node.outputs[0])
+    if len(x) != 4 or math.prod(y[:2]) != x[0] * x[1]:
+        return None
+    is_global = math.prod(y) == x[0] * x[1]
+    return ConvGeometry(
+        batch=x[0],
+        input_channels=x[1],
+        output_channels=x[1],
+        kernel=_pair(x[2:]) if is_global else _pair(_integers(node, "kernel_shape", 2)),
+        stride=_pair(_integers(node, "strides", 2)),
+        output_size=(1, 1) if is_global else _pair(y[2:]),
+        input_size=_pair(x[2:]),
+        groups=x[1],
+        dilation=_pair(_integers(node, "dilations", 2)),
+    )
 
 
 def _shape(node: ir.Node, value: ir.Value | None) -> tuple[int, ...]:

@@ -35,10 +35,17 @@ class QuantizedWeight:
 
 @dataclass(frozen=True)
 class ActivationScale:
-    """How an activation is held in unsigned 8 bits: real value = (integer - zero_point) x scale."""
+    """How an activation is held in unsigned integers: real value = (integer - zero_point) x scale.
+
+    Attributes:
+        scale: Step between neighbouring values.
+        zero_point: The integer that stands for zero, in [0, levels].
+        levels: Largest integer: 255 for 8 bits.
+    """
 
     scale: float
     zero_point: int
+    levels: int = ACTIVATION_LEVELS
 
 
 def quantize_weight(
@@ -72,26 +79,27 @@ def quantize_weight(
     return QuantizedWeight(integers.astype(np.int8), scales, axis, bits)
 
 
-def activation_scale(low: float, high: float) -> ActivationScale:
-    """The scale and zero point that hold a range, widened to contain zero, in unsigned 8 bits.
+def activation_scale(low: float, high: float, bits: int = 8) -> ActivationScale:
+    """The scale and zero point that hold a range, widened to contain zero, in unsigned integers.
 
     Args:
         low: Smallest value to represent.
         high: Largest value to represent.
+        bits: Width of the integers.
 
     Returns:
-        Scale, rounded to float32, and zero point in [0, 255]; values that are never negative get zero point 0.
+        Scale, rounded to float32, and zero point in [0, 2^bits - 1]; values that are never negative get zero point 0.
 
     Raises:
         InputError: The range is not finite or is reversed.
     """
     if not (np.isfinite(low) and np.isfinite(high) and low <= high):
         raise InputError(f"activation range [{low}, {high}] is not a finite interval; check the calibration data")
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = float(np.float32((high - low) / ACTIVATION_LEVELS))
+    low, high, levels = min(low, 0.0), max(high, 0.0), 2**bits - 1
+    scale = float(np.float32((high - low) / levels))
     if scale < _SMALLEST_SCALE:
-        return ActivationScale(1.0, 0)
-    return ActivationScale(scale, int(np.clip(np.rint(-low / scale), 0, ACTIVATION_LEVELS)))
+        return ActivationScale(1.0, 0, levels)
+    return ActivationScale(scale, int(np.clip(np.rint(-low / scale), 0, levels)), levels)
 
 
 def quantize_activation(values: NDArray[np.float32], to: ActivationScale) -> NDArray[np.uint8]:
@@ -102,10 +110,10 @@ def quantize_activation(values: NDArray[np.float32], to: ActivationScale) -> NDA
         to: Scale and zero point.
 
     Returns:
-        Unsigned 8-bit integers, same shape.
+        Unsigned integers, same shape.
     """
     integers: NDArray[np.float32] = np.rint(values / np.float32(to.scale)) + to.zero_point
-    return np.asarray(integers.clip(0, ACTIVATION_LEVELS), np.uint8)
+    return np.asarray(integers.clip(0, to.levels), np.uint8)
 
 
 def _along(values: NDArray[np.float32], axis: int, dimensions: int) -> NDArray[np.float32]:

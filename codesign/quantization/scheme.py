@@ -14,11 +14,24 @@ RangeRule = Literal["min-max", "percentile", "mse"]
 
 
 @dataclass(frozen=True, order=True)
-class BitWidths:
-    """Widths in bits of a node's weight and of the activations that enter it."""
+class Widths:
+    """Widths in bits of a node's weight and of the activations that enter it: any that a device may have a rate for.
+
+    Attributes:
+        weight: Of the weight; 32 for floating point.
+        activation: Of the activations; 32 for floating point.
+    """
 
     weight: int
     activation: int
+
+    def __str__(self) -> str:
+        return f"w{self.weight}a{self.activation}"
+
+
+@dataclass(frozen=True, order=True)
+class BitWidths(Widths):
+    """Widths that a plan can choose."""
 
     def __post_init__(self) -> None:
         if self.weight not in WEIGHT_BITS:
@@ -27,9 +40,6 @@ class BitWidths:
             raise InputError(
                 f"activation bits: got {self.activation}, allowed are {ACTIVATION_BITS}; choose one of these"
             )
-
-    def __str__(self) -> str:
-        return f"w{self.weight}a{self.activation}"
 
 
 @dataclass(frozen=True)

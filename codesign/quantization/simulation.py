@@ -1,6 +1,7 @@
 """Runs a network in torch with the values that its integers would stand for."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -12,22 +13,22 @@ from codesign.ir.annotation import find, read
 from codesign.ir.annotations import ActivationRange, InputMean, is_weighted
 from codesign.ir.onnx_to_torch import OnNode, TorchGraph
 from codesign.ir.program import name_of
-from codesign.quantization.layer import QuantizedLayer, quantize_layer, weight_of
-from codesign.quantization.quantizer import ACTIVATION_LEVELS, ActivationScale, activation_scale
+from codesign.quantization.layer import QuantizedLayer, bias_of, quantize_layer, weight_of
+from codesign.quantization.quantizer import ActivationScale, activation_scale
 from codesign.quantization.regions import quantized_values
 from codesign.quantization.scheme import BitWidths
 
 BATCH = 64
 
 
-def activation_scales(model: ir.Model) -> dict[str, ActivationScale]:
-    """Scale and zero point of every activation that is held in integers.
+def activation_ranges(model: ir.Model) -> dict[str, tuple[float, float]]:
+    """The range that gives the scale of every activation that is held in integers.
 
     Args:
         model: A graph whose nodes carry activation ranges.
 
     Returns:
-        By value name.
+        `(low, high)` by value name.
     """
     ranges: dict[str, tuple[float, float]] = {}
     for node in model.graph:
@@ -39,7 +40,33 @@ def activation_scales(model: ir.Model) -> dict[str, ActivationScale]:
             if span is not None:
                 ranges[str(value.name)] = span
     owners = quantized_values(model).scale_owner
-    return {name: activation_scale(*ranges[owner]) for name, owner in owners.items()}
+    return {name: ranges[owner] for name, owner in owners.items()}
+
+
+def activation_scales(model: ir.Model) -> dict[str, ActivationScale]:
+    """Scale and zero point of every activation that is held in integers.
+
+    Args:
+        model: A graph whose nodes carry activation ranges.
+
+    Returns:
+        By value name.
+    """
+    return {name: activation_scale(*span) for name, span in activation_ranges(model).items()}
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """What quantising one node changes.
+
+    Attributes:
+        weight: Quantised weight minus weight, shape of the weight.
+        bias: Quantised bias minus bias, shaped so that it is added to the node's result; None for MatMul, which has no
+            bias operand, and where there is neither a bias nor a correction.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
 
 
 class QuantizedLayers:
@@ -78,10 +105,19 @@ class SimulatedNetwork:
 
     Values are those of the integer network up to the order of float32 additions: weights and biases are on their
     grids and activations are rounded and saturated wherever the integer network holds them in 8 bits.
+
+    Args:
+        model: A graph whose nodes carry activation ranges.
+        bias_correction: Whether biases are corrected, where nodes carry mean operands.
+        dtype: What the network is computed in.
+
+    Attributes:
+        graph: The network.
+        layers: Its layers in integers.
     """
 
-    def __init__(self, model: ir.Model, bias_correction: bool = True) -> None:
-        self.graph = TorchGraph(model)
+    def __init__(self, model: ir.Model, bias_correction: bool = True, dtype: torch.dtype = torch.float32) -> None:
+        self.graph = TorchGraph(model, dtype)
         self.layers = QuantizedLayers(model, bias_correction)
         self._input_name = str(model.graph.inputs[0].name)
         self._scales = self.layers.scales
@@ -98,11 +134,29 @@ class SimulatedNetwork:
         """
         node = self.layers.nodes[name]
         layer = self.layers.layer(name, weight_bits)
-        found = {str(node.inputs[1].name): torch.from_numpy(layer.weight.dequantized())}  # type: ignore[union-attr]  # weighted nodes have a weight
+        found = {self.graph.weight_name_of[name]: self._tensor(layer.weight.dequantized())}
         bias = layer.dequantized_bias()
         if bias is not None and len(node.inputs) > 2 and node.inputs[2] is not None:
-            found[str(node.inputs[2].name)] = torch.from_numpy(bias)
+            found[str(node.inputs[2].name)] = self._tensor(bias)
         return found
+
+    def error(self, name: str, weight_bits: int) -> LayerError:
+        """How a node's weight and bias move when it is quantised; the node's result is linear in both.
+
+        Args:
+            name: Node name.
+            weight_bits: Width of its weight.
+
+        Returns:
+            The error, in the network's type.
+        """
+        node, layer = self.layers.nodes[name], self.layers.layer(name, weight_bits)
+        weight = self._tensor(layer.weight.dequantized()) - self.graph.constants[self.graph.weight_name_of[name]]
+        quantized, original = layer.dequantized_bias(), None if node.op_type == "MatMul" else bias_of(node)
+        if quantized is None:
+            return LayerError(weight, None)
+        change = self._tensor(quantized) - (0.0 if original is None else self._tensor(original))
+        return LayerError(weight, _beside_result(node, change))
 
     def logits(
         self, images: NDArray[np.float32], bits: Mapping[str, BitWidths] | None, quantize_activations: bool = True
@@ -124,7 +178,7 @@ class SimulatedNetwork:
         found = []
         with torch.no_grad():
             for start in range(0, len(images), BATCH):
-                x = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH]))
+                x = self._tensor(images[start : start + BATCH])
                 if quantize_activations and self._input_name in self._scales:
                     x = fake_quantize(x, self._scales[self._input_name])
                 found.append(self.graph.run(x, constants=constants, on_node=hook).numpy())
@@ -163,12 +217,20 @@ class SimulatedNetwork:
         bias = self.layers.layer(name, weight_bits).dequantized_bias()
         if bias is None or (len(node.inputs) > 2 and node.inputs[2] is not None):
             return None
-        spatial = (1,) * (weight_of(node).ndim - 2) if node.op_type == "Conv" else ()
-        return torch.from_numpy(bias).reshape(-1, *spatial)
+        return _beside_result(node, self._tensor(bias))
+
+    def _tensor(self, values: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.graph.dtype)
+
+
+def _beside_result(node: ir.Node, per_channel: Tensor) -> Tensor:
+    """Values of output channels, shaped so that they are added to a node's result."""
+    spatial = (1,) * (weight_of(node).ndim - 2) if node.op_type == "Conv" else ()
+    return per_channel.reshape(-1, *spatial)
 
 
 def fake_quantize(x: Tensor, to: ActivationScale) -> Tensor:
-    """Rounds to the grid of an unsigned 8-bit activation, half to even, and saturates.
+    """Rounds to the grid of an unsigned activation, half to even, and saturates.
 
     Args:
         x: Any shape.
@@ -177,5 +239,5 @@ def fake_quantize(x: Tensor, to: ActivationScale) -> Tensor:
     Returns:
         The values on the grid, same shape.
     """
-    steps = torch.round(x / to.scale).clamp_(-to.zero_point, ACTIVATION_LEVELS - to.zero_point)
+    steps = torch.round(x / to.scale).clamp_(-to.zero_point, to.levels - to.zero_point)
     return steps.mul_(to.scale)

@@ -1,11 +1,16 @@
 """The figures of the report page, as plotly graphs."""
 
+import math
+from collections.abc import Mapping, Sequence
+
 import plotly.graph_objects as go
 
 from codesign.report.contents import TEST, Candidate, RunReport
 
-_FRONT, _OTHER, _CHOSEN, _BASELINE = "#1f6feb", "#9aa4b2", "#d1242f", "#1a7f37"
-_LAYOUT = {
+FRONT, OTHER, CHOSEN, BASELINE = "#1f6feb", "#9aa4b2", "#d1242f", "#1a7f37"
+SMALLEST_NATS = 1e-9
+"""What logarithmic axes show in place of zero."""
+LAYOUT = {
     "template": "plotly_white",
     "margin": {"l": 70, "r": 20, "t": 30, "b": 60},
     "font": {"family": "system-ui, sans-serif", "size": 13},
@@ -26,10 +31,10 @@ def pareto_figure(report: RunReport, metric: str) -> go.Figure:
     figure = go.Figure()
     good = [c for c in report.candidates if c.measured and (metric != "latency" or c.measured.latency)]
     groups = (
-        ("other candidates", _OTHER, "circle", [c for c in good if not c.on_front and c is not report.baseline]),
-        ("Pareto front", _FRONT, "circle", [c for c in good if c.on_front and c is not report.baseline]),
-        ("baseline, float32", _BASELINE, "square", [c for c in good if c is report.baseline]),
-        ("chosen", _CHOSEN, "star", [c for c in good if c is report.chosen]),
+        ("other candidates", OTHER, "circle", [c for c in good if not c.on_front and c is not report.baseline]),
+        ("Pareto front", FRONT, "circle", [c for c in good if c.on_front and c is not report.baseline]),
+        ("baseline, float32", BASELINE, "square", [c for c in good if c is report.baseline]),
+        ("chosen", CHOSEN, "star", [c for c in good if c is report.chosen]),
     )
     for name, colour, symbol, members in groups:
         figure.add_trace(_accuracy_points(name, colour, symbol, members, metric))
@@ -39,7 +44,7 @@ def pareto_figure(report: RunReport, metric: str) -> go.Figure:
     figure.update_layout(
         xaxis_title=f"{title} ({provenance if metric == 'latency' else 'exact'})",
         yaxis_title="accuracy on test data, % (measured)",
-        **_LAYOUT,
+        **LAYOUT,
     )
     return figure
 
@@ -79,9 +84,9 @@ def prediction_figure(report: RunReport) -> go.Figure:
         values = [p for _, p, m in pairs] + [m.value for _, p, m in pairs]
         ends = [max(min(values), 1e-9) * 0.7, max(*values, 1e-9) * 1.4]
         figure.add_trace(
-            go.Scatter(x=ends, y=ends, mode="lines", name="agreement", line={"color": _OTHER, "dash": "dot"})
+            go.Scatter(x=ends, y=ends, mode="lines", name="agreement", line={"color": OTHER, "dash": "dot"})
         )
-    colours = [_CHOSEN if c is report.chosen else _FRONT for c, _, _ in pairs]
+    colours = [CHOSEN if c is report.chosen else FRONT for c, _, _ in pairs]
     figure.add_trace(
         go.Scatter(
             x=[p for _, p, _ in pairs],
@@ -96,7 +101,7 @@ def prediction_figure(report: RunReport) -> go.Figure:
     )
     figure.update_xaxes(type="log", title="predicted loss increase, nats (estimated)")
     figure.update_yaxes(type="log", title="loss increase on search data, nats (measured)")
-    figure.update_layout(**_LAYOUT)
+    figure.update_layout(**LAYOUT)
     return figure
 
 
@@ -109,23 +114,33 @@ def sensitivity_figure(report: RunReport) -> go.Figure:
     Returns:
         The figure.
     """
-    import math
-
     widths = sorted({bits for layer in report.layers for bits in layer.loss_increase_nats})
-    rows = [
-        [math.log10(max(layer.loss_increase_nats.get(bits, 0.0), 1e-9)) for layer in report.layers] for bits in widths
-    ]
+    nats = {bits: [layer.loss_increase_nats.get(bits, 0.0) for layer in report.layers] for bits in widths}
+    return loss_heat_map([layer.name for layer in report.layers], nats)
+
+
+def loss_heat_map(names: Sequence[str], nats_at: Mapping[int, Sequence[float]]) -> go.Figure:
+    """Losses by layer and width, on a logarithmic scale.
+
+    Args:
+        names: Of the layers.
+        nats_at: By width, one number for each layer; those below 1e-9, negative ones included, are shown as 1e-9.
+
+    Returns:
+        The figure.
+    """
     figure = go.Figure(
         go.Heatmap(
-            z=rows,
-            x=[layer.name for layer in report.layers],
-            y=[f"{bits} bits" for bits in widths],
+            z=[[math.log10(max(value, SMALLEST_NATS)) for value in values] for values in nats_at.values()],
+            x=list(names),
+            y=[f"{bits} bits" for bits in nats_at],
             colorscale="YlOrRd",
             colorbar={"title": "log10 nats"},
             hovertemplate="%{x}, %{y}: 10^%{z:.2f} nats<extra></extra>",
         )
     )
-    figure.update_layout(**{**_LAYOUT, "margin": {"l": 70, "r": 20, "t": 20, "b": 130}})
+    figure.update_xaxes(type="category")  # names such as "0" are no numbers
+    figure.update_layout(**{**LAYOUT, "margin": {"l": 70, "r": 20, "t": 20, "b": 130}})
     return figure
 
 
@@ -140,14 +155,14 @@ def bits_figure(report: RunReport) -> go.Figure:
     """
     figure = go.Figure()
     proposal = report.candidate(report.choices[0].proposal)
-    shown = [("chosen", _CHOSEN, report.chosen)]
+    shown = [("chosen", CHOSEN, report.chosen)]
     if proposal is not report.chosen:
-        shown.insert(0, ("optimum of the additive model", _OTHER, proposal))
+        shown.insert(0, ("optimum of the additive model", OTHER, proposal))
     for name, colour, candidate in shown:
         assert candidate.plan is not None
         names = [node for node, _ in candidate.plan.bits]
         widths = [bits.weight for _, bits in candidate.plan.bits]
         figure.add_trace(go.Bar(x=names, y=widths, name=name, marker_color=colour))
     figure.update_yaxes(title="bits of the weight", dtick=1)
-    figure.update_layout(barmode="group", **{**_LAYOUT, "margin": {"l": 70, "r": 20, "t": 30, "b": 130}})
+    figure.update_layout(barmode="group", **{**LAYOUT, "margin": {"l": 70, "r": 20, "t": 30, "b": 130}})
     return figure

@@ -24,7 +24,7 @@ def preprocess(images: Images, preprocessing: Preprocessing) -> NDArray[np.float
     per_channel = (1, -1) + (1,) * (first.ndim - 2)
     mean = np.asarray(preprocessing.mean, dtype=np.float32).reshape(per_channel)
     std = np.asarray(preprocessing.std, dtype=np.float32).reshape(per_channel)
-    scaled = first.astype(np.float32) * np.float32(preprocessing.scale)
+    scaled = (first * np.float64(preprocessing.scale)).astype(np.float32)  # correctly rounded: equals byte / 255
     prepared: NDArray[np.float32] = np.ascontiguousarray((scaled - mean) / std)
     return prepared
 

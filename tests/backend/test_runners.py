@@ -75,6 +75,22 @@ def _alive(pid: int) -> bool:
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
 
+def test_energy_of_one_run_comes_from_the_meter_that_there_is(tmp_path: Path) -> None:
+    artifact = OnnxruntimeCompiler().compile(_scaling_net(tmp_path / "net.onnx"), HOST, "digest", tmp_path)
+    settings = MeasurementSettings(warm_up=1, repeats=20, runs_per_sample=50, timeout_s=120)
+    chip = tmp_path / "sys/class/hwmon/hwmon0"
+    nothing = LocalRunner(sysfs=tmp_path / "sys").measure(artifact, settings, None)
+    assert nothing.energy_j is None
+    assert "not measured: RAPL: no package" in nothing.energy_source
+    chip.mkdir(parents=True)
+    for name, text in (("name", "ina226"), ("power1_input", "2000000")):
+        (chip / name).write_text(text)
+    metered = LocalRunner(sysfs=tmp_path / "sys").measure(artifact, settings, None)
+    assert metered.energy_j is not None
+    assert metered.energy_j == pytest.approx(2.0 * float(np.mean(metered.latencies_s)), rel=0.5)
+    assert "INA sensor" in metered.energy_source
+
+
 @pytest.mark.parametrize("compiler", [TvmCompiler(), OnnxruntimeCompiler()])
 def test_latencies_and_outputs(compiler: Compiler, tmp_path: Path) -> None:
     artifact = compiler.compile(_scaling_net(tmp_path / "net.onnx"), HOST, "digest", tmp_path)
@@ -178,4 +194,4 @@ def test_simulated_costs_with_real_outputs(tmp_path: Path) -> None:
     assert (measured.latencies_s, measured.energy_j, measured.provenance) == ((0.25,), 0.5, "simulated")
     assert measured.outputs is not None
     assert np.array_equal(measured.outputs, np.full((2, 2, 4, 4), 2, np.float32))
-    assert runner.measure(artifact, QUICK, None) == Measurement((0.25,), 0.5, "simulated", 1)
+    assert runner.measure(artifact, QUICK, None) == Measurement((0.25,), 0.5, "simulated", 1, None, "cost model")

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from codesign.cost.array_model import ArrayModel
 from codesign.cost.base import CostModel, NodeCost
 from codesign.cost.roofline import RooflineModel
 from codesign.cost.select import cost_model_for
-from codesign.cost.squeezelerator import SqueezeleratorModel
 from codesign.hardware.catalog import load_profile
-from codesign.hardware.profile import HardwareProfile
+from codesign.hardware.profile import DATAFLOWS, HardwareProfile
 from codesign.ir.annotations import Provenance
 from codesign.plan.facts import ConvGeometry, NodeFacts
 from codesign.quantization.scheme import BitWidths
@@ -36,7 +36,7 @@ from codesign.testing.cost_conformance import (
 
 HOST = load_profile("host-cpu")
 ARRAY = load_profile("squeezelerator-16x16")
-FRUGAL = functools.partial(SqueezeleratorModel, objective="energy")
+FRUGAL = functools.partial(ArrayModel, objective="energy")
 
 
 @pytest.mark.parametrize("check", LATENCY_CHECKS + ENERGY_CHECKS)
@@ -46,7 +46,7 @@ def test_the_roofline_model_on_this_machine(check: Check) -> None:
 
 @pytest.mark.parametrize("check", LATENCY_CHECKS)
 def test_the_array_model_that_looks_for_speed(check: Check) -> None:
-    check(SqueezeleratorModel, ARRAY, EXAMPLE_NODES)
+    check(ArrayModel, ARRAY, EXAMPLE_NODES)
 
 
 @pytest.mark.parametrize("check", ENERGY_CHECKS)
@@ -58,7 +58,7 @@ def test_the_array_model_that_looks_for_energy(check: Check) -> None:
 def test_the_model_that_a_profile_asks_for(profile: HardwareProfile) -> None:
     model = cost_model_for(profile)
     assert model.profile == profile
-    assert isinstance(model, RooflineModel if profile.model == "roofline" else SqueezeleratorModel)
+    assert isinstance(model, RooflineModel if profile.model == "roofline" else ArrayModel)
 
 
 @st.composite
@@ -83,25 +83,33 @@ def _nodes(draw: st.DrawFn) -> NodeFacts:
 @st.composite
 def _arrays(draw: st.DrawFn) -> HardwareProfile:
     assert ARRAY.array is not None
-    rows, columns = draw(st.integers(2, 24)), draw(st.integers(2, 24))
+    rows, columns = draw(st.integers(1, 24)), draw(st.integers(1, 24))
+    kind = draw(st.sampled_from(sorted(DATAFLOWS)))
     array = ARRAY.array.model_copy(
-        update={"rows": rows, "columns": columns, "filters_per_element": draw(st.sampled_from([1, 4, 16]))}
+        update={
+            "kind": kind,
+            "rows": rows,
+            "columns": columns,
+            "filters_per_element": 1 if kind == "skewed" else draw(st.sampled_from([1, 4, 16])),
+            "dataflows": DATAFLOWS[kind],
+        }
     )
-    peak = rows * columns * array.clock_hz
-    register, buffer, dram = ARRAY.memories
+    storage = {"storage": draw(st.sampled_from(["packed", "bytes"]))}
+    register, buffer, dram = (level.model_copy(update=storage) for level in ARRAY.memories)
     buffer = buffer.model_copy(
         update={"capacity_bytes": draw(st.integers(6000, 300000)), "bandwidth_bytes_per_s": draw(st.floats(1e9, 1e12))}
     )
     dram = dram.model_copy(update={"bandwidth_bytes_per_s": draw(st.floats(1e8, 1e11))})
-    compute = tuple(row.model_copy(update={"macs_per_s": peak}) for row in ARRAY.compute)
-    return ARRAY.model_copy(update={"array": array, "compute": compute, "memories": (register, buffer, dram)})
+    compute = tuple(row.model_copy(update={"macs_per_s": array.macs_per_s}) for row in ARRAY.compute)
+    power = {"idle_power_w": draw(st.sampled_from([0.0, 0.1]))}
+    return ARRAY.model_copy(update={"array": array, "compute": compute, "memories": (register, buffer, dram)} | power)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(profile=_arrays(), node=_nodes())
 def test_random_arrays_and_layers(profile: HardwareProfile, node: NodeFacts) -> None:
     for check in LATENCY_CHECKS:
-        check(SqueezeleratorModel, profile, [node])
+        check(ArrayModel, profile, [node])
     for check in ENERGY_CHECKS:
         check(FRUGAL, profile, [node])
 

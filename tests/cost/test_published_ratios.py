@@ -1,50 +1,46 @@
 """Ratios between networks on 16x16 elements against those that the SqueezeNext paper publishes."""
 
-import csv
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from codesign.cost.squeezelerator import SqueezeleratorModel
+from codesign.architecture.squeezenext import (
+    SqueezeNext,
+    squeezenext_23,
+    squeezenext_23_v2,
+    squeezenext_23_v3,
+    squeezenext_23_v4,
+    squeezenext_23_v5,
+)
+from codesign.cost.array_model import best_mappings
+from codesign.cost.layers_csv import read_layers
 from codesign.hardware.catalog import load_profile
+from codesign.hardware.profile import HardwareProfile
 from codesign.plan.facts import ConvGeometry
+from codesign.testing.module_geometry import geometries_of
 
 LAYERS = Path(__file__).parents[2] / ".." / "shared" / "reference" / "network_layers.csv"
 pytestmark = pytest.mark.skipif(not LAYERS.is_file(), reason="needs ../shared/reference/network_layers.csv")
 
 PROFILE = load_profile("squeezelerator-16x16")
-WORD_BITS = 16
+WORDS = (16, 16)
 
 
-def _geometry(row: dict[str, str]) -> ConvGeometry:
-    def pair(first: str, second: str) -> tuple[int, int]:
-        return int(row[first]), int(row[second])
-
-    return ConvGeometry(
-        batch=1,
-        input_channels=int(row["C"]),
-        output_channels=int(row["K"]),
-        kernel=pair("R", "S"),
-        stride=pair("sh", "sw"),
-        output_size=pair("OH", "OW"),
-        input_size=pair("H", "W"),
-        groups=int(row["groups"]),
-    )
+def _total(profile: HardwareProfile, geometries: Sequence[ConvGeometry]) -> tuple[float, float]:
+    mappings = best_mappings(profile, geometries, WORDS)
+    return sum(mapping.latency_s for mapping in mappings), sum(mapping.energy_j for mapping in mappings)
 
 
-def _totals(model: SqueezeleratorModel) -> dict[str, tuple[float, float]]:
-    totals: dict[str, tuple[float, float]] = {}
-    with LAYERS.open(newline="") as file:
-        for row in csv.DictReader(file):
-            mapping = model.best_mapping(_geometry(row), WORD_BITS, WORD_BITS)
-            latency_s, energy_j = totals.get(row["net"], (0.0, 0.0))
-            totals[row["net"]] = (latency_s + mapping.latency_s, energy_j + mapping.energy_j)
-    return totals
+def _totals(profile: HardwareProfile) -> dict[str, tuple[float, float]]:
+    networks = itertools.groupby(read_layers(LAYERS), lambda layer: layer.network)
+    return {name: _total(profile, [layer.geometry for layer in layers]) for name, layers in networks}
 
 
 @pytest.fixture(scope="module")
 def totals() -> dict[str, tuple[float, float]]:
-    return _totals(SqueezeleratorModel(PROFILE))
+    return _totals(PROFILE)
 
 
 @pytest.mark.parametrize(
@@ -77,54 +73,32 @@ def test_choosing_a_dataflow_for_each_layer_beats_either_alone(totals: dict[str,
     assert PROFILE.array is not None
     for dataflow in PROFILE.array.dataflows:
         array = PROFILE.array.model_copy(update={"dataflows": (dataflow,)})
-        alone = _totals(SqueezeleratorModel(PROFILE.model_copy(update={"array": array})))
+        alone = _totals(PROFILE.model_copy(update={"array": array}))
         assert alone["SqueezeNet_v1.0"][0] > 1.2 * totals["SqueezeNet_v1.0"][0]
 
 
-def _squeezenext_blocks(stem_kernel: int, blocks: tuple[int, int, int, int]) -> list[ConvGeometry]:
-    """Convolutions of 1.0-SqNxt-23 with other block counts, 227x227 input; the released forms match the table."""
-
-    def convolution(
-        channels: int, filters: int, kernel: tuple[int, int], stride: int, size: int, out: int
-    ) -> ConvGeometry:
-        return ConvGeometry(1, channels, filters, kernel, (stride, stride), (out, out), (size, size), 1)
-
-    size = (227 - stem_kernel) // 2 + 1
-    layers = [convolution(3, 64, (stem_kernel, stem_kernel), 2, 227, size)]
-    size = -(-(size - 3) // 2) + 1
-    channels = 64
-    for stage, (width, count) in enumerate(zip((32, 64, 128, 256), blocks, strict=True)):
-        for block in range(count):
-            stride = 2 if block == 0 and stage > 0 else 1
-            out = -(-size // stride)
-            if block == 0:
-                layers.append(convolution(channels, width, (1, 1), stride, size, out))
-            layers.append(convolution(channels, width // 2, (1, 1), stride, size, out))
-            layers.append(convolution(width // 2, width // 4, (1, 1), 1, out, out))
-            taps = [(3, 1), (1, 3)] if block % 2 == 0 else [(1, 3), (3, 1)]
-            layers.append(convolution(width // 4, width // 2, taps[0], 1, out, out))
-            layers.append(convolution(width // 2, width // 2, taps[1], 1, out, out))
-            layers.append(convolution(width // 2, width, (1, 1), 1, out, out))
-            channels, size = width, out
-    layers.append(convolution(256, 128, (1, 1), 1, size, size))
-    layers.append(ConvGeometry(1, 128, 1000, (1, 1), (1, 1), (1, 1), (1, 1), 1))
-    return layers
+def _total_of(build: Callable[[], SqueezeNext]) -> tuple[float, float]:
+    return _total(PROFILE, geometries_of(build, (1, 3, 227, 227)))
 
 
 def test_each_published_revision_of_squeezenext_improves_on_the_one_before() -> None:
-    model = SqueezeleratorModel(PROFILE)
-    revisions = [(7, (6, 6, 8, 1)), (5, (6, 6, 8, 1)), (5, (4, 8, 8, 1)), (5, (2, 10, 8, 1)), (5, (2, 4, 14, 1))]
-    times, energies = [], []
-    for stem, blocks in revisions:
-        mappings = [model.best_mapping(layer, WORD_BITS, WORD_BITS) for layer in _squeezenext_blocks(stem, blocks)]
-        times.append(sum(mapping.latency_s for mapping in mappings))
-        energies.append(sum(mapping.energy_j for mapping in mappings))
-    assert times == sorted(times, reverse=True)
-    assert energies == sorted(energies, reverse=True)
+    revisions = [
+        squeezenext_23,
+        squeezenext_23_v2,
+        squeezenext_23_v3,
+        squeezenext_23_v4,
+        squeezenext_23_v5,
+    ]
+    totals = [_total_of(revision) for revision in revisions]
+    for better, worse in zip(totals[1:], totals[:-1], strict=True):
+        assert better[0] < worse[0]
+        assert better[1] < worse[1]
 
 
-def test_the_generated_first_version_is_the_tabulated_one(totals: dict[str, tuple[float, float]]) -> None:
-    model = SqueezeleratorModel(PROFILE)
-    layers = _squeezenext_blocks(7, (6, 6, 8, 1))
-    total_s = sum(model.best_mapping(layer, WORD_BITS, WORD_BITS).latency_s for layer in layers)
-    assert total_s == pytest.approx(totals["SqNxt-23"][0], rel=1e-9)
+@pytest.mark.parametrize(
+    ("build", "tabulated"), [(squeezenext_23, "SqNxt-23"), (squeezenext_23_v5, "SqNxt-23v5")], ids=["v1", "v5"]
+)
+def test_built_networks_are_the_released_ones(
+    totals: dict[str, tuple[float, float]], build: Callable[[], SqueezeNext], tabulated: str
+) -> None:
+    assert _total_of(build) == pytest.approx(totals[tabulated], rel=1e-9)

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from codesign.curvature.module_network import ModuleNetwork
+from codesign.curvature.tapped_network import Convolution
 from codesign.errors import InputError
 
 
@@ -59,8 +60,22 @@ def test_a_shared_parameter_has_one_canonical_name() -> None:
 def test_train_mode_is_refused() -> None:
     module = _module()
     module[1].train()
-    with pytest.raises(InputError, match=r"1 is in train mode.*eval"):
+    with pytest.raises(InputError, match=r"1 is in train mode.*call eval\(\)"):
         ModuleNetwork(module, torch.float32)
+
+
+def test_taps_see_what_a_convolution_is_given_and_not_its_padding() -> None:
+    layer = nn.Conv2d(1, 2, 3, padding="same", padding_mode="reflect").eval()
+    network = ModuleNetwork(layer, torch.float32)
+    inputs, seen = torch.randn(2, 1, 4, 5), list[Tensor]()
+
+    def remember(_: str, entering: Tensor, leaving: Tensor) -> Tensor:
+        seen.append(entering)
+        return leaving
+
+    network(inputs, remember)
+    assert seen[0] is inputs
+    assert network.geometries[""] == Convolution(18, (3, 3), padding=(1, 1), padding_mode="reflect")
 
 
 def test_other_results_than_a_tensor_are_refused() -> None:

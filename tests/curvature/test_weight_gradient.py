@@ -18,6 +18,11 @@ LAYERS = {
     "valid": (nn.Conv2d(2, 3, 2, padding="valid"), (2, 4, 4)),
     "circular": (nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), (2, 5, 6)),
     "reflect-same": (nn.Conv2d(2, 3, 4, padding="same", padding_mode="reflect"), (2, 5, 6)),
+    "circular-leftover": (nn.Conv2d(2, 3, 3, stride=4, padding=2, padding_mode="circular"), (2, 8, 11)),
+    "replicate": (nn.Conv2d(2, 3, 3, padding=2, dilation=2, padding_mode="replicate"), (2, 5, 6)),
+    "3-D": (nn.Conv3d(2, 4, (2, 3, 1), stride=(1, 2, 1), padding=(1, 1, 0), groups=2), (2, 4, 6, 3)),
+    "3-D-same": (nn.Conv3d(2, 3, 2, padding="same"), (2, 3, 4, 2)),
+    "1-D-circular": (nn.Conv1d(2, 3, 3, padding=1, padding_mode="circular"), (2, 7)),
     "1-D": (nn.Conv1d(4, 6, 5, stride=2, padding=3, dilation=2, groups=2), (4, 17)),
     "1-D-same": (nn.Conv1d(2, 3, 4, padding="same"), (2, 9)),
     "linear": (nn.Linear(7, 5), (7,)),
@@ -31,33 +36,37 @@ def test_equals_autograd_for_each_output_gradient(name: str) -> None:
     layer, shape = LAYERS[name]
     generator = torch.Generator().manual_seed(0)
     network = ModuleNetwork(nn.Sequential(layer).eval(), torch.float64)
-    sample = torch.randn(1, *shape, dtype=torch.float64, generator=generator)
+    samples = torch.randn(2, *shape, dtype=torch.float64, generator=generator)
     entering: list[torch.Tensor] = []
 
     def remember(_: str, seen: torch.Tensor, leaving: torch.Tensor) -> torch.Tensor:
         entering.append(seen)
         return leaving
 
-    network(sample, remember)
+    network(samples, remember)
     weight = network.weights["0.weight"].detach().requires_grad_()
-    output = network.with_weights(sample, {"0.weight": weight})
-    gradients = torch.randn(3, *output.shape, dtype=torch.float64, generator=generator)
-    wanted = [torch.autograd.grad(output, weight, g, retain_graph=True)[0].flatten() for g in gradients]
+    output = network.with_weights(samples, {"0.weight": weight})
+    gradients = torch.randn(2, 3, *output.shape[1:], dtype=torch.float64, generator=generator)
+    wanted = torch.stack([
+        torch.stack([torch.autograd.grad(output[s], weight, g, retain_graph=True)[0].flatten() for g in of_sample])
+        for s, of_sample in enumerate(gradients)
+    ])
 
     geometry = network.geometries["0"]
-    columns, channels = patches(geometry, entering[0], output.shape), channel_gradients(geometry, gradients)
+    columns = patches(geometry, entering[0].unsqueeze(1), output[:1].shape)
+    channels = channel_gradients(geometry, gradients.unsqueeze(2))
     assert geometry.weight_elements == weight.numel()
-    assert torch.allclose(weight_gradients(columns, channels), torch.stack(wanted), rtol=1e-12, atol=1e-12)
+    assert torch.allclose(weight_gradients(columns, channels), wanted, rtol=1e-12, atol=1e-12)
     norms = squared_gradient_norms(columns, channels)
-    assert torch.allclose(norms, torch.stack(wanted).square().sum(1), rtol=1e-12, atol=0)
+    assert torch.allclose(norms, wanted.square().sum(2), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("places", [1, 2, 5, 50, 400])
 def test_gram_form_and_direct_form_agree(places: int) -> None:
     generator = torch.Generator().manual_seed(places)
-    columns = torch.randn(2, 12, places, dtype=torch.float64, generator=generator)
-    gradients = torch.randn(2, 5, 9, places, dtype=torch.float64, generator=generator)
-    wanted = weight_gradients(columns, gradients).square().sum(1)
+    columns = torch.randn(3, 2, 12, places, dtype=torch.float64, generator=generator)
+    gradients = torch.randn(3, 2, 5, 9, places, dtype=torch.float64, generator=generator)
+    wanted = weight_gradients(columns, gradients).square().sum(2)
     assert torch.allclose(squared_gradient_norms(columns, gradients), wanted, rtol=1e-12, atol=0)
 
 
@@ -69,12 +78,12 @@ def test_a_layer_that_folds_other_axes_into_the_first_sums_over_them() -> None:
     gradient = torch.randn(output.shape, dtype=torch.float64, generator=generator)
     wanted = torch.autograd.grad(output, layer.weight, gradient)[0]
     geometry = ModuleNetwork(nn.Sequential(layer).eval(), torch.float64).geometries["0"]
-    columns = patches(geometry, frames, output.shape)
-    found = weight_gradients(columns, channel_gradients(geometry, gradient.unsqueeze(0)))
-    assert torch.allclose(found[0], wanted.flatten(), rtol=1e-12, atol=1e-12)
+    columns = patches(geometry, frames.unsqueeze(0), output.shape)
+    found = weight_gradients(columns, channel_gradients(geometry, gradient.unsqueeze(0).unsqueeze(0)))
+    assert torch.allclose(found[0, 0], wanted.flatten(), rtol=1e-12, atol=1e-12)
 
 
 def test_a_scaled_product_scales_the_gradient() -> None:
-    x = torch.randn(1, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, 1, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     one, half = (patches(Linear(6, scale), x, torch.Size((1, 4, 2))) for scale in (1.0, 0.5))
     assert torch.equal(half, one / 2)

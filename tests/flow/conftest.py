@@ -87,6 +87,24 @@ def tiny(_material: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(_material, tmp_path / "tiny"))
 
 
+@pytest.fixture(scope="session")
+def _lowered(_material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from codesign.ir.loading import load_program
+    from codesign.ir.serialization import save_graph
+
+    path = tmp_path_factory.mktemp("lowered") / "net.onnx"
+    save_graph(load_program("net.py:tiny", "weights.safetensors", (1, 1, 8, 8), _material).graph, path)
+    return path
+
+
+@pytest.fixture
+def tiny_graph(tiny: Path, _lowered: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same folder, which is the current one, with the network also as `net.onnx`, which is loaded faster."""
+    shutil.copy(_lowered, tiny / "net.onnx")
+    monkeypatch.chdir(tiny)
+    return tiny
+
+
 @pytest.fixture
 def codesign(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """Calls the command as a process would, in this process; returns its exit code and all that it printed."""

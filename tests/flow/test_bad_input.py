@@ -352,7 +352,7 @@ def test_a_corrupt_cache_entry_is_computed_again(
         ("hessian-trace{sample=4}", ["sample", "did you mean 'samples'?"]),
         ("hessian-trace{samples=many}", ["samples", "many"]),
         ("estimate-cost", ["estimate-cost"]),
-        ("sensitivity{method=hessian}", ["sensitivity"]),
+        ("sensitivity{method=hessian}", ["method", "hawq-v2"]),
         ("hessian-trace{samples=4}", ["hessian-trace", "data"]),
     ],
 )

@@ -46,7 +46,7 @@ def test_a_target_s_threads_reach_a_detected_profile(tmp_path: Path) -> None:
 def test_unknown_names_tell_the_closest() -> None:
     with pytest.raises(InputError, match=r"no target is named 'host-cup'; did you mean 'host-cpu'\?"):
         load_target("host-cup")
-    with pytest.raises(InputError, match=r"no profile is named 'squeezelerator'; did you mean 'squeezelerator-16x16'"):
+    with pytest.raises(InputError, match=r"no profile is named 'squeezelerator'; did you mean 'squeezelerator-8x8'"):
         load_profile("squeezelerator")
 
 

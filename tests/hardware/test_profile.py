@@ -28,6 +28,7 @@ def _level(name: str = "dram") -> dict[str, object]:
 
 def _array() -> dict[str, object]:
     return {
+        "kind": "broadcast",
         "rows": 4,
         "columns": 4,
         "clock_hz": 1e9,
@@ -36,6 +37,11 @@ def _array() -> dict[str, object]:
         "dataflows": ["output-stationary"],
         "source": "a test",
     }
+
+
+def _on_array(**changes: object) -> dict[str, object]:
+    """Changes that make the profile one of an array, with changes of the array."""
+    return {"model": "array", "array": _array() | changes, "memories": [_level(name) for name in "abc"]}
 
 
 def _profile(**changes: object) -> HardwareProfile:
@@ -86,14 +92,38 @@ def test_bit_widths_are_those_that_a_plan_can_choose() -> None:
         ({"compute": [_rate() | {"efficiency": 1.5}]}, r"p.toml: compute.0.efficiency: "),
         ({"compute": [{k: v for k, v in _rate().items() if k != "source"}]}, r"p.toml: compute.0.source: missing"),
         ({"memories": [_level(), _level()]}, r"p.toml: memories: .*same name"),
-        ({"array": _array()}, r"p.toml: array: .*needed by model 'squeezelerator' and by no other"),
-        ({"model": "squeezelerator"}, r"p.toml: array: .*needed by model 'squeezelerator'"),
-        ({"model": "squeezelerator", "array": _array()}, r"p.toml: memories: .*exactly three levels"),
+        ({"array": _array()}, r"p.toml: array: .*needed by model 'array' and by no other"),
+        ({"model": "array"}, r"p.toml: array: .*needed by model 'array'"),
+        ({"model": "array", "array": _array()}, r"p.toml: memories: .*exactly three levels"),
+        ({"memories": [_level() | {"storage": "bytes"}]}, r"p.toml: memories: .*knows packed storage only"),
+        ({"memories": [_level() | {"storage": "nibbles"}]}, r"p.toml: memories.0.storage: .*'nibbles'"),
+        (_on_array(kind="systolic"), r"p.toml: array.kind: .*'systolic'"),
+        (_on_array(rows=0), r"p.toml: array.rows: .*got 0"),
+        (_on_array(clock_hz=-1.0), r"p.toml: array.clock_hz: .*got -1"),
+        (_on_array(dataflows=["input-stationary"]), r"p.toml: array.dataflows: .*a broadcast array runs output-"),
+        (_on_array(dataflows=["weight-stationary"] * 2), r"p.toml: array.dataflows: .*named twice"),
+        (_on_array(kind="skewed"), r"p.toml: array.filters_per_element: .*must be 1 in a skewed array"),
+        (_on_array(latency_convention="overlapped"), r"p.toml: array.latency_convention: .*'overlapped'"),
+        (_on_array(folds="half"), r"p.toml: array.folds: .*'half'"),
     ],
 )
 def test_bad_values_are_refused_with_file_and_key(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         _profile(**changes)
+
+
+def test_an_array_with_every_field() -> None:
+    profile = _profile(
+        **_on_array(
+            kind="skewed",
+            filters_per_element=1,
+            dataflows=["input-stationary", "weight-stationary"],
+            latency_convention="load-compute-store",
+            folds="whole",
+        )
+    )
+    assert profile.array is not None
+    assert profile.array.macs_per_s == 16e9
 
 
 def test_several_mistakes_are_told_at_once() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from codesign.ir.annotations import is_weighted
-from codesign.ir.linearity import RULES, gauss_newton_obstacle
+from codesign.ir.linearity import LOCALLY_CONSTANT, RULES, gauss_newton_obstacle, gauss_newton_obstacle_of_value
 from codesign.ir.onnx_to_torch import TorchGraph
 
 LINEAR = {
@@ -14,6 +14,8 @@ LINEAR = {
     "LeakyRelu": "y = LeakyRelu <alpha = 0.2> (h)",
     "PRelu": "y = PRelu (h, vector)",
     "Clip": "y = Clip (h, low, high)",
+    "Clip's bounds": "b = ReduceMax <keepdims = 0> (h)  y = Clip (x, low, b)",
+    "PRelu's slope": "p = Flatten <axis = 0> (h)  y = PRelu (x, p)",
     "HardSigmoid": "y = HardSigmoid (h)",
     "Abs": "y = Abs (h)",
     "Neg": "y = Neg (h)",
@@ -54,6 +56,18 @@ LINEAR = {
     "Split": "a, b = Split <axis = 1, num_outputs = 2> (h)  y = Sub (a, b)",
     "Where": "c = Greater (x, zero)  y = Where (c, h, x)",
     "Einsum": 'y = Einsum <equation = "ij,jk->ik"> (h, square)',
+    "GatherElements": "y = GatherElements <axis = 1> (h, columns)",
+    "GatherND": "z = GatherND (h, places)  y = Unsqueeze (z, axis0)",
+    "CastLike": "y = CastLike (h, x)",
+    "CastLike's type does not carry values": "m = CastLike (x, h)  s = Mul (m, m)  y = Add (s, h)",
+    "Attention in its values": "a = Reshape (x, heads)  v = Reshape (h, heads)  z = Attention (a, a, v)  "
+    "y = Flatten (z)",
+    "Where chosen by itself": "c = Greater (h, zero)  n = Neg (h)  y = Where (c, h, n)",
+    "Where chosen by a comparison of it": "c = LessOrEqual (zero, h)  y = Where (c, x, h)",
+    "Cast to integers and back": "i = Cast <to = 7> (h)  f = Cast <to = 1> (i)  p = Mul (f, f)  y = Add (p, h)",
+    "a product with its sign": "s = Sign (h)  y = Mul (s, h)",
+    "a product with it rounded": "a = Round (h)  b = Floor (h)  c = Ceil (h)  m = Mul (a, b)  n = Mul (m, c)  "
+    "y = Mul (n, h)",
     "Shape does not carry values": "s = Shape (h)  r = Reshape (x, s)  m = Mul (r, r)  y = Add (m, h)",
     "Trilu": "r = Reshape (h, channels)  z = Trilu (r)  y = Flatten (z)",
     "Mean": "y = Mean (h, x)",
@@ -75,18 +89,29 @@ CURVED = {
     "HardSwish": "y = HardSwish (h)",
     "Pow": "y = Pow (h, two)",
     "LayerNormalization": "y = LayerNormalization (h, vector)",
+    "RMSNormalization": "y = RMSNormalization (h, vector)",
+    "ReduceL2": "y = ReduceL2 (h, axis1)",
+    "ReduceSumSquare": "y = ReduceSumSquare (h, axis1)",
+    "ReduceProd": "y = ReduceProd (h, axis1)",
+    "PRelu of two that depend": "r = Flatten <axis = 0> (h)  n = Neg (r)  y = PRelu (h, n)",
+    "Attention in its queries": "a = Reshape (h, heads)  v = Reshape (x, heads)  z = Attention (a, v, v)  "
+    "y = Flatten (z)",
+    "gate": "s = Sigmoid (x)  g = Mul (s, h)  y = Mul (g, h)",
     "far behind": "a = Relu (h)  b = Add (a, x)  c = Mul (b, vector)  y = Tanh (c)",
     "one branch of two": "a = Relu (h)  b = Softplus (h)  y = Add (a, b)",
 }
 NOT_RUN = {"ConvTranspose", "CumSum", "Mean"}
 """Operators that the interpreter does not know."""
-MODEL = """<ir_version: 10, opset_import: ["": 21]>
+MODEL = """<ir_version: 10, opset_import: ["": 23]>
 net (float[1, 4] x) => (float[1, N] y)
   <float[4, 4] w = {{{w}}}, float[4, 4] square = {{{w}}}, float[4] vector = {{0.5, 1.5, 0.7, 2}},
    float[4] ones = {{1, 1, 1, 1}}, float low = {{-1}}, float high = {{2}}, float zero = {{0}}, float two = {{2}},
+   float one_scale = {{1}},
    float[2, 1, 2] kernel = {{1, 2, 3, 4}}, float[1, 1, 2] up = {{1, 2}}, int64 one = {{1}}, int64[1] axis1 = {{1}},
    int64[1] three = {{3}}, int64[3] rank3 = {{1, 1, 4}}, int64[3] column = {{1, 4, 1}}, int64[2] flat = {{1, 4}},
    int64[3] channels = {{1, 2, 2}}, int64[4] pads = {{0, 1, 0, 1}}, int64[3] wide = {{2, 1, 4}},
+   int64[1] axis0 = {{0}}, int64[1, 2] columns = {{1, 3}}, int64[2, 2] places = {{0, 1, 0, 3}},
+   int64[4] heads = {{1, 1, 2, 2}},
    int64[2] twice = {{1, 2}}, int64[4] image = {{1, 4, 1, 1}}, int64[4] square_image = {{1, 1, 2, 2}}>
 {{ h = MatMul (x, w)  {body} }}"""
 
@@ -142,7 +167,8 @@ def test_curved_paths_are_not_exact(name: str) -> None:
 def test_every_rule_is_tried_and_names_an_operator_of_onnx() -> None:
     tried = {node.op_type for body in LINEAR.values() for node in _model(body).graph}
     assert set(RULES) <= tried
-    assert all(onnx.defs.has(op_type) for op_type in RULES)
+    assert all(onnx.defs.has(op_type) for op_type in {*RULES, *LOCALLY_CONSTANT})
+    assert not set(RULES) & LOCALLY_CONSTANT
 
 
 def test_the_message_names_the_first_obstacle() -> None:
@@ -171,11 +197,9 @@ def test_a_weight_that_is_also_read_as_a_value_is_not_exact() -> None:
     [
         "y, mask = Dropout (h)  c = Cast <to = 1> (mask)",
         "r = Reshape (h, rank3)  z, i = MaxPool <kernel_shape = [2]> (r)  f = Cast <to = 1> (i)  y = Flatten (f)",
-        "i = Cast <to = 7> (h)  y = Cast <to = 1> (i)",
         "y = BatchNormalization <training_mode = 1> (h, vector, vector, vector, ones)",
         "v = Flatten <axis = 0> (h)  y = BatchNormalization (x, vector, vector, vector, v)",
-        "c = Greater (h, zero)  y = Where (c, x, x)",
-        "p = Flatten <axis = 0> (h)  y = PRelu (x, p)",
+        "q = QuantizeLinear (h, one_scale)  y = DequantizeLinear (q, one_scale)",
     ],
 )
 def test_other_results_types_and_operands_are_not_exact(body: str) -> None:
@@ -194,3 +218,38 @@ def test_a_node_with_a_graph_of_its_own_is_not_exact() -> None:
     model = _model(f"{condition}  y = If (b) <then_branch = {branch}, else_branch = {branch}>")
     obstacle = _obstacle(model)
     assert obstacle is not None and "graph of its own" in obstacle
+
+
+def test_log_softmax_at_the_end_adds_no_curvature_to_a_loss_that_ignores_shifts() -> None:
+    model = _model("z = MatMul (h, square)  y = LogSoftmax (z)")
+    weighted = next(node for node in model.graph if is_weighted(node))
+    assert gauss_newton_obstacle(weighted, shift_invariant_loss=True) is None
+    assert gauss_newton_obstacle(weighted) is not None
+
+
+@pytest.mark.parametrize(
+    "body", ["z = LogSoftmax (h)  y = Relu (z)", "y = LogSoftmax <axis = 0> (h)", "y = Softmax (h)", "y = Tanh (h)"]
+)
+def test_other_ends_are_curved_for_every_loss(body: str) -> None:
+    weighted = next(node for node in _model(body).graph if is_weighted(node))
+    assert gauss_newton_obstacle(weighted, shift_invariant_loss=True) is not None
+
+
+def _value(model: ir.Model, name: str) -> ir.Value:
+    found = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
+    return next(value for value in found if value.name == name)
+
+
+@pytest.mark.parametrize(
+    ("body", "linear"),
+    [
+        ("y = Relu (h)", {"x", "h"}),
+        ("t = Tanh (x)  y = Add (t, h)", {"h", "t"}),
+        ("r = Relu (x)  y = Mul (r, h)", {"h", "r"}),  # both factors depend on x, one alone on each of the others
+        ("a = Relu (h)  b = Neg (a)  c = Mul (a, b)  y = MatMul (c, square)", {"b", "c"}),
+    ],
+)
+def test_a_value_is_linear_where_all_its_readers_are(body: str, linear: set[str]) -> None:
+    model = _model(body)
+    names = {"x", *(output.name or "" for node in model.graph for output in node.outputs)} - {"y"}
+    assert {name for name in names if gauss_newton_obstacle_of_value(_value(model, name)) is None} == linear

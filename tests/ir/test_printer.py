@@ -13,8 +13,10 @@ def _curvature(trace: float) -> HessianTrace:
     return HessianTrace(
         trace=trace,
         standard_error=0.0,
-        top_eigenvalue=None,
+        top_eigenvalues=(),
+        parameter="w",
         parameters=108,
+        matrix="hessian",
         exact=True,
         method="packed-gauss-newton",
         weights_of="folded",
@@ -39,8 +41,9 @@ def test_the_whole_text() -> None:
         "  weight %s: INT64[2] = [1,1]\n"
         "  weight %w: FLOAT[2,1] = [1,-0.5]\n"
         "  %dense_out: FLOAT[1,1] = MatMul(%input, %w) @dense\n"
-        "      #hessian-trace{trace=0.333333 standard_error=0 top_eigenvalue=null parameters=108 exact=true "
-        'method="packed-gauss-newton" weights_of="folded" samples=4}\n'
+        "      #hessian-trace{trace=0.333333 standard_error=0 top_eigenvalues=[] "
+        'parameter="w" parameters=108 matrix="hessian" exact=true method="packed-gauss-newton" '
+        'weights_of="folded" samples=4}\n'
         "      #weight-bits=3\n"
         "  %view_out: FLOAT[1,1] = Reshape(%dense_out, %s) {allowzero=0} @view\n"
         "  %clip_out: FLOAT[1,1] = Clip(%view_out, _, %high) @clip\n"

@@ -14,12 +14,18 @@ from codesign.errors import CodesignError, InputError
 from codesign.ir.annotation import Annotation, annotate, annotations_of, find
 from codesign.ir.annotations import (
     ANNOTATION_KINDS,
+    ActivationLossAtBits,
     ActivationRange,
+    ActivationSensitivity,
     CostAtBits,
     CostEstimate,
+    CrossLayerTerm,
+    CrossLayerTerms,
     HessianTrace,
     KlSensitivity,
     LossAtBits,
+    QuadraticLoss,
+    QuadraticLossAtBits,
     QuantizationError,
     WeightError,
     Work,
@@ -40,7 +46,7 @@ losses = st.builds(
     activation_bits=counts,
     loss_increase_nats=numbers,
     standard_error_nats=numbers,
-    method=st.sampled_from(["kl", "hessian"]),
+    method=st.sampled_from(["kl", "hawq-v2"]),
 )
 facts = st.one_of(
     st.builds(Work, **dict.fromkeys(Work.model_fields, counts)),
@@ -48,14 +54,58 @@ facts = st.one_of(
         HessianTrace,
         trace=numbers,
         standard_error=numbers,
-        top_eigenvalue=st.none() | numbers,
+        top_eigenvalues=st.lists(numbers, max_size=3).map(tuple),
+        parameter=st.text(),
         parameters=counts,
+        matrix=st.sampled_from(["hessian", "gauss-newton"]),
         exact=st.booleans(),
         method=st.sampled_from(["packed-gauss-newton", "hutchinson"]),
         weights_of=st.sampled_from(["module", "folded"]),
         samples=counts,
     ),
     st.builds(KlSensitivity, by_bits=st.lists(losses).map(tuple)),
+    st.builds(
+        QuadraticLoss,
+        by_bits=st.lists(
+            st.builds(
+                QuadraticLossAtBits,
+                weight_bits=counts,
+                gauss_newton_nats=numbers,
+                gauss_newton_standard_error_nats=numbers,
+                gradient_nats=st.none() | numbers,
+                gradient_standard_error_nats=st.none() | numbers,
+            ),
+            max_size=3,
+        ).map(tuple),
+    ),
+    st.builds(
+        ActivationSensitivity,
+        value=st.text(),
+        by_bits=st.lists(
+            st.builds(
+                ActivationLossAtBits,
+                activation_bits=counts,
+                kl_nats=numbers,
+                kl_standard_error_nats=numbers,
+                squared_error=numbers,
+            ),
+            max_size=3,
+        ).map(tuple),
+    ),
+    st.builds(
+        CrossLayerTerms,
+        terms=st.lists(
+            st.builds(
+                CrossLayerTerm,
+                weight_bits=counts,
+                other=st.text(),
+                other_weight_bits=counts,
+                loss_increase_nats=numbers,
+                standard_error_nats=numbers,
+            ),
+            max_size=3,
+        ).map(tuple),
+    ),
     st.builds(
         QuantizationError,
         by_bits=st.lists(st.builds(WeightError, bits=counts, squared_error=numbers, relative_error=numbers)).map(tuple),

@@ -50,7 +50,9 @@ def test_weighted_nodes_have_every_width_and_others_one(target: str) -> None:
     estimates = _estimates(program, target)
     for node in program.graph.graph:
         widths = [(row.weight_bits, row.activation_bits) for row in estimates[str(node.name)].by_bits]
-        assert widths == ([(bits, 8) for bits in WEIGHT_BITS] if is_weighted(node) else [(8, 8)])
+        rates = profile_of(load_target(target)).bit_widths
+        assert widths == ([(w.weight, w.activation) for w in rates] if is_weighted(node) else [(8, 8)])
+        assert set(widths) <= {(bits, 8) for bits in WEIGHT_BITS}
 
 
 def test_the_target_and_the_origin_of_the_numbers_are_recorded() -> None:
@@ -64,9 +66,10 @@ def test_the_sum_over_nodes_is_the_price_of_the_plan(target: str) -> None:
     program = _counted()
     estimates = _estimates(program, target)
     facts = facts_of(program)
-    plan = Plan("base", tuple((node.name, BitWidths(4, 8)) for node in facts.weighted))
+    bits = profile_of(load_target(target)).bit_widths[0].weight
+    plan = Plan("base", tuple((node.name, BitWidths(bits, 8)) for node in facts.weighted))
     cost = price(cost_model_for(profile_of(load_target(target))), facts, plan)
-    rows = [next(r for r in e.by_bits if r.weight_bits == 4 or len(e.by_bits) == 1) for e in estimates.values()]
+    rows = [next(r for r in e.by_bits if r.weight_bits == bits or len(e.by_bits) == 1) for e in estimates.values()]
     assert cost.latency_s == pytest.approx(math.fsum(row.latency_s for row in rows))
     assert cost.energy_j == pytest.approx(math.fsum(row.energy_j for row in rows))
 
@@ -83,7 +86,7 @@ def test_a_lowered_network_is_priced_whole() -> None:
     PassManager([CountWorkPass()]).run(program, PassContext())
     for target in target_names():
         total = sum(e.by_bits[-1].latency_s for e in _estimates(program, target).values())
-        assert 1e-6 < total < 1e-2
+        assert 1e-6 < total < 2e-2  # a microcontroller takes 11 ms
     facts = facts_of(program)
     assert sum(node.macs for node in facts.nodes) == sum(read(node, Work).macs for node in program.graph.graph)
     for node in facts.weighted:

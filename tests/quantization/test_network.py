@@ -187,7 +187,7 @@ def test_plans_that_do_not_fit_are_refused(program: Program, tmp_path: Path) -> 
 def test_kl_sensitivity_equals_a_whole_forward_with_one_layer_quantised(
     program: Program, images: NDArray[np.float32]
 ) -> None:
-    KlSensitivityPass(bits=(2, 8), samples=40).run(program, PassContext(CalibrationData(images)))
+    KlSensitivityPass(bits=(2, 8), samples=40, temperature=1.0).run(program, PassContext(CalibrationData(images)))
     from codesign.ir.annotations import KlSensitivity
 
     network = SimulatedNetwork(program.graph)

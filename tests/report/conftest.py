@@ -4,6 +4,24 @@ import pytest
 
 from codesign.plan.plan import Cost, Plan
 from codesign.quantization.scheme import BitWidths
+from codesign.report.analysis_contents import (
+    NOISE_CEILING,
+    WHOLE_ASSIGNMENT,
+    ActivationAnalysis,
+    Analysis,
+    Assignment,
+    CrossTerm,
+    Curvature,
+    LayerAnalysis,
+    LossIncrease,
+    MeasuredIncrease,
+    NetworkAnalysis,
+    Spread,
+    Tau,
+    Trace,
+    Validation,
+)
+from codesign.report.analysis_contents import Cost as AnalysisCost
 from codesign.report.contents import (
     Agreement,
     BudgetChoice,
@@ -80,4 +98,76 @@ def report() -> RunReport:
             LayerRow("conv" + NASTY, "Conv", 1000, 500, {3: 0.02, 4: 0.01, 8: 0.001}, 3.5, 0.2, False),
             LayerRow("dense", "Gemm", 100, 100, {3: 0.002, 4: 0.001, 8: 0.0}),
         ),
+    )
+
+
+def _layer(name: str, scale: float, exact: bool) -> LayerAnalysis:
+    method = "packed-gauss-newton" if exact else "hutchinson"
+    return LayerAnalysis(
+        name=name,
+        parameter=name + ".weight",
+        parameters=500,
+        curvature=Curvature(3.5 * scale, 0.0 if exact else 0.25, "hessian", exact, (2.0 * scale, 0.5), method),
+        loss_increase={
+            bits: {
+                "auto": LossIncrease(scale / bits, 0.01, "kl" if exact else "gauss-newton"),
+                "hawq-v2": LossIncrease(2 * scale / bits, 0.0, "hawq-v2"),
+            }
+            for bits in (2, 4)
+        },
+        fisher=1.25 * scale,
+        activation=ActivationAnalysis(
+            name + "_in",
+            Trace(0.75, 0.125, "gauss-newton", False),
+            64,
+            {4: Estimate(0.02, 0.002)},
+            {4: 1.5},
+        ),
+        cross_terms=(CrossTerm(2, "dense", 4, -0.0625, 0.01),),
+        subsets={"trace": Spread(-3.0, 0.5, (-2.5, -3.5))},
+    )
+
+
+def _increase(kl: float) -> MeasuredIncrease:
+    return MeasuredIncrease(Estimate(kl, 0.1 * kl), Estimate(-kl, 0.2 * kl))
+
+
+@pytest.fixture
+def analysis() -> Analysis:
+    """Everything that can be asked for, of two layers, one exact and one with a negative eigenvalue."""
+    layers = (_layer("conv" + NASTY, 1.0, True), _layer("dense", -0.5, False))
+    taus = {"auto": Tau(0.875, -0.25), "hawq-v2": Tau(0.5, None)}
+    assignments = tuple(
+        Assignment({layer.name: bits for layer in layers}, _increase(1 / bits), {"auto": 0.3, WHOLE_ASSIGNMENT: 0.4})
+        for bits in (2, 4)
+    )
+    validation = Validation(
+        source="test" + NASTY,
+        samples=40,
+        layers={layer.name: {2: _increase(0.5), 4: _increase(0.25)} for layer in layers},
+        assignments=assignments,
+        layer_taus={bits: {**taus, NOISE_CEILING: Tau(0.96875, 0.125)} for bits in (2, 4)},
+        assignment_taus={**taus, WHOLE_ASSIGNMENT: Tau(0.9375, 0.75)},
+        seconds=2.0,
+    )
+    runs = ((-1.0, 0.0, 4.0), (-0.5, 0.0, 4.25))
+    weights = ((0.25, 0.5, 0.25), (0.25, 0.5, 0.25))
+    network = NetworkAnalysis(1000, 7.5, 0.375, (4.25, -1.0), (0.01, 0.02), runs, weights, (-1.0, 4.25), (0.5, 0.0))
+    return Analysis(
+        model="net" + NASTY,
+        data="train" + NASTY,
+        samples=100,
+        metrics=("trace", "auto", "hawq-v2"),
+        pipeline="hessian-trace{samples=100}",
+        bits=(2, 4),
+        target="host-cpu",
+        weights_of="folded",
+        dtype="float64",
+        seed=7,
+        processes=2,
+        layers=layers,
+        network=network,
+        validation=validation,
+        cost=AnalysisCost(12.0, 23.0, 2**30, 17.5, {"hessian-trace": 11.0}),
+        environment={"machine": "CPU " + NASTY},
     )

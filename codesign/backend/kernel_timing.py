@@ -1,0 +1,237 @@
+"""Times single kernels of a compiled network, each by itself, in a process that streams what it finds."""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from codesign.backend.base import Artifact
+from codesign.backend.kernel_table import KernelArgument, KernelCall
+from codesign.errors import MeasurementError
+
+
+@dataclass(frozen=True)
+class KernelTimingSettings:
+    """How kernels are timed.
+
+    Attributes:
+        threads: Threads of the measured program, fixed before it starts.
+        placements: Times that a kernel's operands are placed anew in memory: where they lie decides whether loads wait for
+            stores whose addresses end alike, which may cost a sixth.
+        repeats: Samples of each placement.
+        sample_s: Seconds that one sample shall last: as many calls as fit, at least one.
+        timeout_s: Seconds after which the process is ended.
+    """
+
+    threads: int = 1
+    placements: int = 5
+    repeats: int = 4
+    sample_s: float = 2e-4
+    timeout_s: float = 300.0
+
+
+@dataclass(frozen=True)
+class KernelTiming:
+    """What was measured of one kernel.
+
+    Attributes:
+        kernel: Name of the function.
+        samples_s: Mean seconds of one call, one number a sample, one row a placement of the operands.
+        reference_s: Seconds of one call of the reference kernel right before and right after.
+    """
+
+    kernel: str
+    samples_s: tuple[tuple[float, ...], ...]
+    reference_s: tuple[float, float]
+
+    @property
+    def seconds(self) -> float:
+        """The fastest sample of the middle placement: all else that a machine does only adds time."""
+        return statistics.median_low(min(row) for row in self.samples_s)
+
+
+@dataclass(frozen=True)
+class ReferenceKernel:
+    """A kernel that is timed again and again, to notice disturbances and changes of frequency.
+
+    Attributes:
+        artifact: Library that holds it.
+        call: The kernel.
+    """
+
+    artifact: Artifact
+    call: KernelCall
+
+
+class KernelRunner(Protocol):
+    """Times kernels on a target."""
+
+    def time_kernels(
+        self,
+        artifact: Artifact,
+        calls: Sequence[KernelCall],
+        reference: ReferenceKernel,
+        settings: KernelTimingSettings,
+    ) -> Iterator[KernelTiming]:
+        """Times kernels one after the other, on buffers of their own that stay in the caches.
+
+        Args:
+            artifact: The library that holds them all.
+            calls: What to time, each function once; functions that the library does not hold are left out.
+            reference: Timed before and after each, which shows disturbances and changes of frequency.
+            settings: How.
+
+        Yields:
+            One timing a kernel, as soon as it is there.
+
+        Raises:
+            MeasurementError: The program crashed, ran past its limit, or the device went away.
+        """
+
+
+@dataclass(frozen=True)
+class KernelRequest:
+    """What the timing process shall do.
+
+    Attributes:
+        library: File to load.
+        calls: Kernels to time.
+        reference_library: File that holds the reference kernel.
+        reference: The reference kernel.
+        placements: Placements of each kernel's operands.
+        repeats: Samples of each placement.
+        sample_s: Seconds a sample.
+    """
+
+    library: str
+    calls: tuple[KernelCall, ...]
+    reference_library: str
+    reference: KernelCall
+    placements: int
+    repeats: int
+    sample_s: float
+
+    def write(self, path: Path) -> None:
+        """Writes the request.
+
+        Args:
+            path: Where to.
+        """
+        path.write_text(json.dumps(asdict(self)))
+
+
+def read_request(path: Path) -> KernelRequest:
+    """Reads a request.
+
+    Args:
+        path: File that `KernelRequest.write` wrote.
+
+    Returns:
+        The request.
+    """
+    values = json.loads(path.read_text())
+    calls = tuple(_call(row) for row in values["calls"])
+    rest = {key: values[key] for key in ("library", "reference_library", "placements", "repeats", "sample_s")}
+    return KernelRequest(calls=calls, reference=_call(values["reference"]), **rest)
+
+
+def _call(row: "dict[str, object]") -> KernelCall:
+    given = row["arguments"]
+    assert isinstance(given, list)
+    arguments = tuple(KernelArgument(tuple(argument["shape"]), argument["dtype"]) for argument in given)
+    return KernelCall(str(row["kernel"]), str(row["operation"]), arguments)
+
+
+class LocalKernelRunner:
+    """Times kernels on this machine, in a process whose number of threads is fixed before it starts."""
+
+    def time_kernels(
+        self,
+        artifact: Artifact,
+        calls: Sequence[KernelCall],
+        reference: ReferenceKernel,
+        settings: KernelTimingSettings,
+    ) -> Iterator[KernelTiming]:
+        """Times kernels one after the other.
+
+        Args:
+            artifact: The library that holds them all.
+            calls: What to time.
+            reference: Timed before and after each.
+            settings: How.
+
+        Yields:
+            One timing a kernel, as soon as it is there.
+
+        Raises:
+            MeasurementError: The program crashed or ran past its limit.
+        """
+        with tempfile.TemporaryDirectory(prefix="codesign-kernels-") as name:
+            request, log = Path(name) / "request.json", Path(name) / "log.txt"
+            KernelRequest(
+                str(artifact.path.absolute()),
+                tuple(calls),
+                str(reference.artifact.path.absolute()),
+                reference.call,
+                settings.placements,
+                settings.repeats,
+                settings.sample_s,
+            ).write(request)
+            threads = {"TVM_NUM_THREADS": str(settings.threads), "OMP_NUM_THREADS": str(settings.threads)}
+            reason = yield from _stream(request, threads, settings.timeout_s, log)
+        if reason is not None:
+            raise MeasurementError(f"{artifact.path}: the timing process {reason}")
+
+
+def _stream(
+    request: Path, environment: "dict[str, str]", timeout_s: float, log: Path
+) -> "Generator[KernelTiming, None, str | None]":
+    """Yields what the process prints, line by line; returns why it failed, or None."""
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "codesign.backend.kernel_worker", str(request)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=os.environ | environment,
+            start_new_session=True,
+        )
+        timer = threading.Timer(timeout_s, _kill, [process])
+        timer.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                yield _timing(line)
+            code = process.wait()
+        finally:
+            expired = not timer.is_alive()
+            timer.cancel()
+            _kill(process)
+            process.wait()
+    if expired:
+        return f"ran past its limit of {timeout_s:g} s and was ended; raise it"
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    if code > 0:
+        lines = log.read_text(errors="replace").strip().splitlines() or ["no message"]
+        return f"failed: {lines[-1].strip()}"
+    return None
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _timing(line: bytes) -> KernelTiming:
+    row = json.loads(line)
+    before, after = row["reference_s"]
+    return KernelTiming(row["kernel"], tuple(tuple(samples) for samples in row["samples_s"]), (before, after))

@@ -1,0 +1,109 @@
+"""The timing process: `python -m codesign.backend.kernel_worker REQUEST.json` times kernels of one TVM library.
+
+Each call runs inside TVM's own timing loop (`time_evaluator`), so that neither Python nor the network's interpreter is
+measured. It prints one JSON line a kernel, at once.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+
+from codesign.backend.kernel_table import KernelArgument, KernelCall
+from codesign.backend.kernel_timing import read_request
+
+REFERENCE_REPEATS = 5
+PAGE, LINE = 4096, 64
+"""Bytes; a network's memory plan also aligns operands to cache lines."""
+
+
+class Timer:
+    """Times functions of one library.
+
+    Attributes:
+        library: The loaded library.
+        device: Where it runs.
+        sample_s: Seconds a sample.
+        random: Source of operands.
+    """
+
+    def __init__(self, library: tvm.runtime.Module, sample_s: float) -> None:
+        self.library = library
+        self.device = tvm.cpu()
+        self.sample_s = sample_s
+        self.random = np.random.default_rng(0)
+
+    def prepared(self, call: KernelCall) -> "Callable[[int], list[float]] | None":
+        """Allocates operands, runs once, and settles how many calls a sample has.
+
+        Args:
+            call: What to time.
+
+        Returns:
+            How to take a number of samples in seconds a call; None if the library does not hold the function.
+        """
+        if not self.library.implements_function(call.kernel):
+            return None
+        operands = [self._placed(argument) for argument in call.arguments]
+        once = self.library.time_evaluator(call.kernel, self.device, number=1, repeat=3)(*operands)
+        number = max(1, math.ceil(self.sample_s / max(min(once.results), 1e-9)))
+
+        def samples(repeats: int) -> list[float]:
+            timed = self.library.time_evaluator(call.kernel, self.device, number=number, repeat=repeats)
+            return [float(seconds) for seconds in timed(*operands).results]
+
+        return samples
+
+    def _placed(self, argument: KernelArgument) -> tvm.runtime.Tensor:
+        """An operand at a random distance from a page's start, in a piece of memory of its own."""
+        values = self._values(argument)
+        memory = np.zeros(values.nbytes + 2 * PAGE, np.uint8)
+        start = -memory.ctypes.data % PAGE + int(self.random.integers(PAGE // LINE)) * LINE
+        operand = memory[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+        operand[...] = values
+        return tvm.runtime.from_dlpack(operand)
+
+    def _values(self, argument: KernelArgument) -> "NDArray[np.generic]":
+        """Numbers away from denormals; untouched memory of zeros would all be one page in the cache."""
+        if argument.dtype.startswith("float"):
+            return self.random.uniform(0.5, 1.0, argument.shape).astype(argument.dtype)
+        return self.random.integers(0, 100, argument.shape).astype(argument.dtype)
+
+
+def _kernels_of(library: str) -> tvm.runtime.Module:
+    """The machine code inside an exported network."""
+    return tvm.runtime.load_module(library).imports[0]
+
+
+def main(path: str) -> None:
+    """Carries out a request.
+
+    Args:
+        path: File that `KernelRequest.write` wrote.
+
+    Raises:
+        ValueError: The library does not hold the reference kernel.
+    """
+    request = read_request(Path(path))
+    timer = Timer(_kernels_of(request.library), request.sample_s)
+    reference = Timer(_kernels_of(request.reference_library), request.sample_s).prepared(request.reference)
+    if reference is None:
+        raise ValueError(f"{request.reference_library} holds no function {request.reference.kernel!r}")
+    before = min(reference(REFERENCE_REPEATS))
+    for call in request.calls:
+        placed = [timer.prepared(call) for _ in range(request.placements)]
+        samples = [kernel(request.repeats) for kernel in placed if kernel is not None]
+        if not samples:
+            continue
+        after = min(reference(REFERENCE_REPEATS))
+        print(json.dumps({"kernel": call.kernel, "samples_s": samples, "reference_s": [before, after]}), flush=True)
+        before = after
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,1 @@
+"""Measures a device's kernels and fits a cost model to them."""

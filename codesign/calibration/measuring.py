@@ -1,0 +1,225 @@
+"""Measures probes until a budget is spent.
+
+Why single kernels and not networks: a network is one number with all noise of a run in it; a kernel timed by TVM's own
+loop repeats to a fraction of a percent, even beside other programs. One library holds thirty of them, which shares the
+cost of compiling, the longest part by far. What a kernel meets in a network that it does not meet in a loop (weights
+that left the cache, the call itself) is measured by running each network whole, too.
+
+Compiling fills all cores; nothing else runs while kernels are timed.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from codesign.backend.base import Artifact, Compiler, MeasurementSettings, Runner
+from codesign.backend.kernel_table import KernelCall, read_kernel_calls
+from codesign.backend.kernel_timing import KernelRunner, KernelTiming, KernelTimingSettings, ReferenceKernel
+from codesign.calibration.drift import Baseline
+from codesign.calibration.probes import Probe
+from codesign.calibration.samples import KernelSample, NetworkSample, SampleFile
+from codesign.errors import CompileError, MeasurementError
+from codesign.hardware.target import Target
+from codesign.ir.serialization import save_graph
+from codesign.progress import Progress
+
+REPETITIONS = 2
+"""How often what was disturbed is timed again before it is flagged."""
+FAILURES_IN_A_ROW = 3
+"""So many probes that fail one after the other mean that the device is gone."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """How a target is compiled for and measured.
+
+    Attributes:
+        target: The target.
+        compiler: Compiles for it.
+        kernels: Times kernels on it.
+        networks: Measures whole networks on it.
+        reference: The kernel that is timed again and again.
+    """
+
+    target: Target
+    compiler: Compiler
+    kernels: KernelRunner
+    networks: Runner
+    reference: ReferenceKernel
+
+
+@dataclass
+class Session:
+    """One run of the measuring loop.
+
+    Attributes:
+        device: What is measured.
+        file: Where samples go.
+        work_dir: Folder for compiled probes.
+        progress: Told about long work; a step is a second of the budget.
+        budget_s: Seconds for all of it.
+        clock: Tells seconds.
+        probes: Probes that were looked at so far, those of earlier runs included.
+    """
+
+    device: Device
+    file: SampleFile
+    work_dir: Path
+    progress: Progress
+    budget_s: float
+    clock: Callable[[], float] = time.monotonic
+    probes: list[Probe] = field(default_factory=list)
+    _failures: int = 0
+    _longest_batch_s: float = 0.0
+    _start: float = 0.0
+    _told: int = 0
+
+    def measure(self, probes: Iterator[Probe]) -> None:
+        """Takes probes until the next batch would not fit the budget; the first batch is always measured.
+
+        Args:
+            probes: What to measure, without end or not.
+
+        Raises:
+            MeasurementError: Several probes failed one after the other.
+        """
+        self._start = self.clock()
+        self.progress.start("Measuring kernels", max(1, round(self.budget_s)))
+        try:
+            while batch := self._next_batch(probes):
+                began = self.clock()
+                self._measure_batch(batch)
+                self._longest_batch_s = max(self._longest_batch_s, self.clock() - began)
+        finally:
+            self.progress.finish()
+
+    def _tell(self) -> None:
+        """Tells how much of the budget is spent."""
+        spent = min(round(self.clock() - self._start), round(self.budget_s))
+        if spent > self._told:
+            self.progress.advance(spent - self._told)
+            self._told = spent
+
+    def _next_batch(self, probes: Iterator[Probe]) -> list[Probe]:
+        """As many probes as there are cores to compile them; none where the next batch would not fit the budget."""
+        batch: list[Probe] = []
+        while len(batch) < (os.cpu_count() or 1):
+            left = self.budget_s - (self.clock() - self._start)
+            if left < self._longest_batch_s:
+                return batch
+            probe = next(probes, None)
+            if probe is None:
+                break
+            self.probes.append(probe)
+            if not self.file.is_complete(probe.name):
+                batch.append(probe)
+            elif left <= 0:
+                break
+        return batch
+
+    def _measure_batch(self, batch: Sequence[Probe]) -> None:
+        with ThreadPoolExecutor(len(batch)) as pool:
+            compiled = [(probe, pool.submit(self._compile, probe)) for probe in batch]
+            while not all(future.done() for _, future in compiled):
+                wait([future for _, future in compiled], timeout=1.0)
+                self._tell()
+        for probe, future in compiled:
+            try:
+                self._measure_probe(probe, future)
+                self._failures = 0
+            except (CompileError, MeasurementError) as error:
+                self._failures += 1
+                self.progress.note(f"{probe.name}: left out, {error}")
+                if self._failures >= FAILURES_IN_A_ROW:
+                    raise MeasurementError(
+                        f"{self.device.target.name}: {FAILURES_IN_A_ROW} measurements in a row failed, the last one: "
+                        f"{error}; {len(self.file.kernels)} samples are kept in {self.file.path}, repeat the command "
+                        f"when the device is back"
+                    ) from error
+
+    def _compile(self, probe: Probe) -> Artifact:
+        folder = self.work_dir / f"probe-{self.probes.index(probe)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "network.onnx"
+        save_graph(probe.graph(), path)
+        return self.device.compiler.compile(path, self.device.target, "probe", folder)
+
+    def _measure_probe(self, probe: Probe, compiled: "Future[Artifact]") -> None:
+        artifact = compiled.result()
+        calls = [call for call in read_kernel_calls(artifact.path) if call.operation]
+        known = self.file.measured_operations(probe.name)
+        todo = {op: names for op, names in _kernels_by_operation(calls, probe).items() if op not in known}
+        self._time_operations(probe, artifact, todo, {call.kernel: call for call in calls})
+        self._measure_whole(probe, artifact, calls)
+        for path in artifact.path.parent.iterdir():
+            with suppress(OSError):
+                path.unlink()
+
+    def _time_operations(
+        self, probe: Probe, artifact: Artifact, todo: "dict[str, tuple[str, ...]]", call_of: "dict[str, KernelCall]"
+    ) -> None:
+        """Times kernels in the order of operations, and writes an operation as soon as its kernels are there."""
+        found: dict[str, KernelTiming] = {}
+        written: set[str] = set()
+        for attempt in range(REPETITIONS + 1):
+            names = list(dict.fromkeys(n for op, kernels in todo.items() if op not in written for n in kernels))
+            again = [name for name in names if name not in found or self._is_disturbed(found[name])]
+            if not again:
+                break
+            for timing in self._timed(artifact, [call_of[name] for name in again]):
+                found[timing.kernel] = _better(found.get(timing.kernel), timing)
+                self._tell()
+                self._write_finished(probe, todo, found, written, is_last=attempt == REPETITIONS)
+        self._write_finished(probe, todo, found, written, is_last=True)
+
+    def _timed(self, artifact: Artifact, calls: Sequence[KernelCall]) -> Iterator[KernelTiming]:
+        settings = KernelTimingSettings(threads=self.device.target.threads)
+        return self.device.kernels.time_kernels(artifact, calls, self.device.reference, settings)
+
+    def _write_finished(
+        self,
+        probe: Probe,
+        todo: "dict[str, tuple[str, ...]]",
+        found: "dict[str, KernelTiming]",
+        written: set[str],
+        is_last: bool,
+    ) -> None:
+        for operation, kernels in todo.items():
+            if operation in written or not all(name in found for name in kernels):
+                continue
+            timings = tuple(found[name] for name in kernels)
+            disturbed = any(self._is_disturbed(timing) for timing in timings)
+            if disturbed and not is_last:
+                continue
+            bits = probe.widths(operation)
+            node, _ = probe.kernels[operation]
+            shape = f"{node.op_type} {node.geometry or node.window or (node.input_elements, node.output_elements)}"
+            self.file.add(KernelSample(probe.name, operation, shape, bits.weight, bits.activation, timings, disturbed))
+            written.add(operation)
+
+    def _is_disturbed(self, timing: KernelTiming) -> bool:
+        return Baseline.of([*self.file.timings(), timing]).is_disturbed(timing)
+
+    def _measure_whole(self, probe: Probe, artifact: Artifact, calls: Sequence[KernelCall]) -> None:
+        settings = MeasurementSettings(threads=self.device.target.threads, repeats=40, runs_per_sample=5)
+        measured = self.device.networks.measure(artifact, settings, None)
+        seconds = {s.operation: s.seconds for s in self.file.kernels if s.network == probe.name}
+        self.file.add(NetworkSample(probe.name, len(calls), sum(seconds.values()), measured.latencies_s))
+
+
+def _kernels_by_operation(calls: Sequence[KernelCall], probe: Probe) -> "dict[str, tuple[str, ...]]":
+    """Kernels of each node that the facts know to run by itself."""
+    found: dict[str, tuple[str, ...]] = {}
+    for call in calls:
+        if call.operation in probe.kernels:
+            found[call.operation] = (*found.get(call.operation, ()), call.kernel)
+    return found
+
+
+def _better(known: KernelTiming | None, new: KernelTiming) -> KernelTiming:
+    """Of two measurements of one kernel, the one whose reference kernel was faster."""
+    return new if known is None or sum(new.reference_s) <= sum(known.reference_s) else known

@@ -1,0 +1,195 @@
+"""Networks that are made to be measured: chains of layers whose shapes cover the space.
+
+Every layer is drawn from a scrambled Halton sequence: kind, channels (log-uniform, half of them multiples of 16) and
+what is peculiar to its kind. Images shrink on the way (strides, pooling, kernels without padding), so that a chain
+passes through sizes that are no powers of two, down to a head of dense layers. A layer has at most `MAXIMUM_MACS`
+multiply-accumulates: channels are reduced until it fits.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from scipy.stats import qmc
+
+MAXIMUM_MACS = 30_000_000
+"""About 1 ms in float32 on one core: larger layers behave like these."""
+LARGEST_IMAGE, SMALLEST_IMAGE = 112, 20
+LEAST_TO_SHRINK = 10
+"""Images of fewer rows keep their size."""
+MOST_CHANNELS, FEWEST_CHANNELS = 512, 8
+BODY_LAYERS, HEAD_LAYERS = 16, 5
+OPSET, IR_VERSION = 21, 10
+AXES = 6
+"""Coordinates that one layer takes from the sequence."""
+
+KINDS = (
+    "pointwise", "pointwise", "pointwise", "square", "square", "square", "strided", "row", "column", "unpadded",
+    "large", "depthwise", "depthwise", "depthwise-strided", "residual", "residual", "sum", "max-pool", "average-pool",
+)  # fmt: skip
+"""What a body layer may be; those that networks have many of appear several times."""
+
+
+@dataclass
+class _Chain:
+    """A graph being written.
+
+    Attributes:
+        size: Shape of the last value without the batch: channels, height, width; or features alone.
+    """
+
+    random: np.random.Generator
+    size: tuple[int, ...]
+    last: str = "x"
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+
+    def node(self, op_type: str, inputs: list[str], **attributes: int | list[int]) -> str:
+        name = f"{op_type.lower()}_{len(self.nodes)}"
+        node = helper.make_node(op_type, inputs, [f"{name}_out"], name=name)
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        self.nodes.append(node)
+        self.last = f"{name}_out"
+        return self.last
+
+    def constant(self, value: NDArray[np.float64]) -> str:
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(value.astype(np.float32), name))
+        return name
+
+    def convolution(
+        self, channels: int, kernel: tuple[int, int], stride: int = 1, padded: bool = True, depthwise: bool = False
+    ) -> str:
+        before, *image = self.size
+        groups = before if depthwise else 1
+        shape = (channels, before // groups, *kernel)
+        pads = [kernel[0] // 2, kernel[1] // 2] if padded else [0, 0]
+        weight, bias = self._weight(shape), self.constant(self.random.normal(0, 0.1, channels))
+        image = [(size + 2 * pad - k) // stride + 1 for size, pad, k in zip(image, pads, kernel, strict=True)]
+        self.size = (channels, *image)
+        return self.node(
+            "Conv", [self.last, weight, bias], kernel_shape=list(kernel), strides=[stride] * 2, pads=pads * 2,
+            group=groups,
+        )  # fmt: skip
+
+    def _weight(self, shape: tuple[int, ...]) -> str:
+        return self.constant(self.random.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape))
+
+    def pool(self, op_type: str, stride: int) -> str:
+        self.size = (self.size[0], *((size - 1) // stride + 1 for size in self.size[1:]))
+        return self.node(op_type, [self.last], kernel_shape=[3, 3], strides=[stride] * 2, pads=[1] * 4)
+
+    def relu(self) -> str:
+        return self.node("Relu", [self.last])
+
+    def dense(self, features: int) -> str:
+        weight = self._weight((features, self.size[0]))
+        self.size = (features,)
+        bias = self.constant(self.random.normal(0, 0.1, features))
+        return self.node("Gemm", [self.last, weight, bias], transB=1)
+
+    def model(self, image: int) -> ir.Model:
+        start = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, image, image])
+        end = helper.make_tensor_value_info(self.last, TensorProto.FLOAT, [1, *self.size])
+        graph = helper.make_graph(self.nodes, "probe", [start], [end], self.constants)
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
+
+
+def probe_networks(seed: int) -> Iterator[ir.Model]:
+    """Draws networks without end.
+
+    Args:
+        seed: Source of all draws; the same seed gives the same networks in the same order.
+
+    Yields:
+        Graphs in float32 from images `[1, 3, S, S]` to `[1, features]`, with static shapes and named nodes.
+    """
+    points = qmc.Halton(AXES, seed=seed)
+    random = np.random.default_rng(seed)
+    while True:
+        yield _network(points, random)
+
+
+def _network(points: qmc.Halton, random: np.random.Generator) -> ir.Model:
+    layers = points.random(BODY_LAYERS + HEAD_LAYERS + 1)
+    image = round(_log_uniform(SMALLEST_IMAGE, LARGEST_IMAGE, layers[0, 0]))
+    chain = _Chain(random, (3, image, image))
+    kernel = (3, 5, 7)[int(3 * layers[0, 1])]
+    chain.convolution(_channels(layers[0, 2], layers[0, 3], 64), (kernel, kernel), 1 if layers[0, 4] < 0.7 else 2)
+    chain.relu()
+    for point in layers[1 : BODY_LAYERS + 1]:
+        _body_layer(chain, point)
+    chain.node("GlobalAveragePool", [chain.last])
+    chain.node("Flatten", [chain.last])
+    chain.size = chain.size[:1]
+    for point in layers[BODY_LAYERS + 1 :]:
+        chain.dense(round(_log_uniform(16, 1500, point[1])))
+        if point[2] < 0.5:
+            chain.relu()
+    chain.dense(16)  # whole vectors: what leaves the network needs no conversion that would count as the layer's
+    return chain.model(image)
+
+
+def _body_layer(chain: _Chain, point: NDArray[np.float64]) -> None:
+    kind = KINDS[int(len(KINDS) * point[0])]
+    before, height, width = chain.size
+    smallest, source = min(height, width), chain.last
+    if smallest < LEAST_TO_SHRINK and kind in {"strided", "unpadded", "depthwise-strided", "max-pool", "average-pool"}:
+        kind = "square"
+    if kind == "sum":
+        pooled = chain.pool("MaxPool", 1)
+        chain.node("Add", [source, pooled])
+        return
+    if kind.endswith("pool"):
+        chain.pool("MaxPool" if kind == "max-pool" else "AveragePool", 1 + int(2 * point[1]))
+        return
+    side = 3 if kind != "large" else 5
+    kernel = {"pointwise": (1, 1), "row": (1, 3), "column": (3, 1)}.get(kind, (side, side))
+    stride = 2 if kind in {"strided", "depthwise-strided"} else 1
+    if kind.startswith("depthwise"):
+        side = 3 if point[1] < 0.8 else 5
+        chain.convolution(before, (side, side), stride, depthwise=True)
+    elif kind == "residual":
+        if before * before * 9 * height * width > MAXIMUM_MACS:
+            kernel = (1, 1)
+        chain.convolution(before, kernel)
+        chain.node("Add", [chain.last, source])
+    else:
+        pixels = height * width / stride**2
+        most = max(FEWEST_CHANNELS, MAXIMUM_MACS / (pixels * before * kernel[0] * kernel[1]))
+        chain.convolution(_channels(point[1], point[2], most), kernel, stride, padded=kind != "unpadded")
+    if point[3] < 0.7:
+        chain.relu()
+
+
+def _channels(position: float, kind: float, most: float) -> int:
+    """Channels, half of the time a multiple of 16."""
+    channels = round(_log_uniform(FEWEST_CHANNELS, min(most, MOST_CHANNELS), position))
+    return max(16, round(channels / 16) * 16) if kind < 0.6 and most >= 16 else channels
+
+
+def _log_uniform(low: float, high: float, position: float) -> float:
+    return float(low * (high / low) ** position)
+
+
+REFERENCE_LAYER = "conv_1"
+
+
+def reference_network() -> ir.Model:
+    """A network whose layer `REFERENCE_LAYER` shows how fast the machine is right now.
+
+    Returns:
+        A graph in float32; the layer is a 3x3 convolution of 32 channels on 16x16 pixels.
+    """
+    chain = _Chain(np.random.default_rng(0), (3, 16, 16))
+    chain.convolution(32, (3, 3))
+    chain.convolution(32, (3, 3))
+    chain.node("GlobalAveragePool", [chain.last])
+    chain.node("Flatten", [chain.last])
+    chain.size = chain.size[:1]
+    return chain.model(16)

@@ -1,0 +1,202 @@
+"""Raw measurements as JSON lines, appended at once, so that nothing is lost when a device or the command goes away.
+
+Each line tells under which conditions it was made. A repeat of the command takes up what was made under the same
+conditions, and leaves all else in the file. A last line that was cut off is dropped.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from codesign.backend.kernel_timing import KernelTiming
+from codesign.errors import InputError
+from codesign.quantization.scheme import Widths
+
+FLOAT = Widths(32, 32)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a measurement depends on besides the kernel.
+
+    Attributes:
+        device: Name of the processor.
+        threads: Threads of the measured program.
+        instructions: What kernels were compiled for.
+        compiler: Name and version.
+    """
+
+    device: str
+    threads: int
+    instructions: str
+    compiler: str
+
+
+@dataclass(frozen=True)
+class KernelSample:
+    """One operation of one network.
+
+    Attributes:
+        network: Which network.
+        operation: Name of its node.
+        shape: What it computes, for people; the network says it exactly.
+        weight_bits: Width of its weight, 32 in floating point.
+        activation_bits: Width of activations.
+        timings: One for each kernel that the operation calls.
+        disturbed: Whether the machine was disturbed each time that it was tried.
+    """
+
+    network: str
+    operation: str
+    shape: str
+    weight_bits: int
+    activation_bits: int
+    timings: tuple[KernelTiming, ...]
+    disturbed: bool
+
+    @property
+    def seconds(self) -> float:
+        """Of all its kernels together."""
+        return sum(timing.seconds for timing in self.timings)
+
+
+@dataclass(frozen=True)
+class NetworkSample:
+    """One whole network.
+
+    Attributes:
+        network: Which network.
+        calls: Kernels that it calls.
+        kernels_s: Sum over these calls of what each kernel takes by itself.
+        latencies_s: Samples of a run.
+    """
+
+    network: str
+    calls: int
+    kernels_s: float
+    latencies_s: tuple[float, ...]
+
+
+Sample = KernelSample | NetworkSample
+_KINDS: Mapping[str, TypeAdapter[Sample]] = {
+    "kernel": TypeAdapter(KernelSample),
+    "network": TypeAdapter(NetworkSample),
+}
+Kind = Literal["kernel", "network"]
+
+
+class SampleFile:
+    """The raw measurements of a device.
+
+    Attributes:
+        path: The file.
+        conditions: Of what is measured now.
+        kernels: Measured under these conditions, in the order of the file.
+        networks: Likewise.
+    """
+
+    def __init__(self, path: Path, conditions: Conditions) -> None:
+        self.path = path
+        self.conditions = conditions
+        self.kernels: list[KernelSample] = []
+        self.networks: list[NetworkSample] = []
+        if path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        """Reads what is there, and cuts off a last line without an end.
+
+        Raises:
+            InputError: A line before the last is damaged.
+        """
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole))
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                self._take(json.loads(line))
+            except (ValueError, KeyError, TypeError, ValidationError) as error:
+                raise InputError(
+                    f"{self.path}:{number}: is not a sample ({type(error).__name__}); remove that line or the file"
+                ) from None
+
+    def _take(self, row: "dict[str, object]") -> None:
+        kind, conditions = str(row.pop("kind")), row.pop("conditions")
+        sample = _KINDS[kind].validate_python(row)
+        if conditions != dataclasses.asdict(self.conditions):
+            return
+        if isinstance(sample, KernelSample):
+            self.kernels.append(sample)
+        else:
+            self.networks.append(sample)
+
+    def add(self, sample: Sample) -> None:
+        """Appends a measurement; it is on the disk when this returns.
+
+        Args:
+            sample: The measurement.
+        """
+        kind: Kind = "kernel" if isinstance(sample, KernelSample) else "network"
+        row = {"kind": kind, "conditions": dataclasses.asdict(self.conditions), **dataclasses.asdict(sample)}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if isinstance(sample, KernelSample):
+            self.kernels.append(sample)
+        else:
+            self.networks.append(sample)
+
+    def measured_operations(self, network: str) -> frozenset[str]:
+        """Operations of a network that need not be measured again.
+
+        Args:
+            network: Its name.
+
+        Returns:
+            Names of nodes.
+        """
+        return frozenset(sample.operation for sample in self.kernels if sample.network == network)
+
+    def is_complete(self, network: str) -> bool:
+        """Whether a network was measured to its end.
+
+        Args:
+            network: Its name.
+
+        Returns:
+            True if the whole network was measured, which comes last.
+        """
+        return any(sample.network == network for sample in self.networks)
+
+    def timings(self) -> Iterator[KernelTiming]:
+        """All timings of kernels.
+
+        Yields:
+            In the order in which they were made.
+        """
+        for sample in self.kernels:
+            yield from sample.timings
+
+
+def undisturbed(samples: Sequence[KernelSample]) -> list[KernelSample]:
+    """Samples that a fit shall use: the last one of each operation, outliers left out.
+
+    Args:
+        samples: In the order of the file.
+
+    Returns:
+        Those without a flag; all of them if most are flagged, since the machine is then always like that.
+    """
+    latest = {(sample.network, sample.operation): sample for sample in samples}
+    good = [sample for sample in latest.values() if not sample.disturbed]
+    return good if 2 * len(good) > len(latest) else list(latest.values())

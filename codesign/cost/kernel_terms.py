@@ -1,0 +1,208 @@
+"""What the time of a kernel is made of, as counts that a calibration finds the seconds of.
+
+A node that multiplies, with the loops of `kernel_tiles`:
+
+    steps            tiles x steps of a sum                      loops and addresses
+    products         steps x vectors of sums                     multiply-accumulate instructions
+    loads            steps x (columns + blocks)                  operands
+    stalls           steps x max(0, 8 - sums)                    too few sums to hide an instruction's latency
+    conflicts        steps x (streams of operands beyond the ways of one set of the first cache)
+    tiles            tiles                                       starting a sum
+    epilogues        vectors of outputs                          bias, activation, requantisation, store
+    padding          vectors copied                              the input with its padding
+    unpack_B         weights of B bits, whole vectors            turning them into 8 bits
+    from_image       elements of a network's input               bringing its few channels into the kernels' order
+    weights_l2       bytes of weights read again for every tile  where those of one tile exceed the first cache
+    inputs_l2        bytes of the input read again for every block of channels, where it exceeds the first cache
+    beyond_l1        bytes of the working set where it exceeds the first cache
+    beyond_l2        the same for the second cache
+    call             1
+
+Pooling: `maxima` or `means`, vectors of outputs x taps; epilogues, padding, caches and call as above. Any other node
+that moves data: elements `read` and `written`, caches and call; `of_OP` are the elements written by one operator, which
+may cost more than another's and need not have been measured. A node merged into another's kernel only adds what
+it reads by itself (`merged_elements`).
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from math import log
+
+from codesign.cost.kernel_tiles import TiledLoops, tiled_loops
+from codesign.cost.operators import moved_elements
+from codesign.hardware.calibration import Arithmetic, KernelClass, VectorUnit
+from codesign.hardware.profile import MemoryLevel
+from codesign.plan.facts import ConvGeometry, NodeFacts, packed_weight_bytes
+from codesign.quantization.scheme import Widths
+
+HIDING_SUMS = 8
+"""Vectors of sums that hide the latency of a multiply-accumulate."""
+SMALL_CACHE, LARGE_CACHE = 32_768, 1_048_576
+"""Where a profile has fewer than two caches."""
+POOLING = frozenset({"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "ReduceMean", "ReduceMax"})
+FLOAT_BITS = 32
+PAGE, LINE = 4096, 64
+"""Bytes between addresses of one set in first caches (they are indexed within a page), and of a line."""
+OPTIONAL = "of_"
+"""Start of the names of terms that only refine others."""
+
+
+def class_of(node: NodeFacts) -> KernelClass:
+    """Which class of kernels computes a node.
+
+    Args:
+        node: A node that multiplies or moves data.
+
+    Returns:
+        The class.
+    """
+    if node.geometry is None:
+        return "pooling" if node.op_type in POOLING else "elementwise"
+    if node.geometry.groups > 1 and node.weight_elements:
+        return "depthwise"
+    one_pixel = node.geometry.output_size == (1, 1) and node.geometry.input_size == (1, 1)
+    return "dense" if one_pixel else "convolution"
+
+
+def arithmetic_of(bits: Widths) -> Arithmetic:
+    """What a node computes in.
+
+    Args:
+        bits: Its widths.
+
+    Returns:
+        The arithmetic.
+    """
+    return "float32" if bits.activation == FLOAT_BITS else "int8"
+
+
+def terms_of(node: NodeFacts, bits: Widths, unit: VectorUnit, memories: tuple[MemoryLevel, ...]) -> Mapping[str, float]:
+    """Counts of a node.
+
+    Args:
+        node: The node, which is not free.
+        bits: Its widths.
+        unit: Vectors that kernels are compiled for.
+        memories: Caches, nearest first.
+
+    Returns:
+        Counts by name; those that are 0 may be missing.
+    """
+    if node.geometry is None:
+        if node.window is not None and node.fused_into is None:
+            return _pooling_terms(node, node.window, bits, unit, memories)
+        return _moving_terms(node, bits, memories)
+    loops = tiled_loops(node.geometry, arithmetic_of(bits) == "int8", unit)
+    return _multiplying_terms(node, loops, bits, memories)
+
+
+def features_of(terms: Mapping[str, float], node: NodeFacts, bits: Widths, unit: VectorUnit) -> Mapping[str, float]:
+    """What a correction may look at: sizes on a logarithmic scale, and the tile.
+
+    Args:
+        terms: Counts of the node.
+        node: The node.
+        bits: Its widths.
+        unit: Vectors that kernels are compiled for.
+
+    Returns:
+        Features by name.
+    """
+    features = {f"log_{name}": log(1 + value) for name, value in terms.items() if name != "call"}
+    features["weight_bits"] = float(bits.weight)
+    features["log_inputs"], features["log_outputs"] = log(1 + node.input_elements), log(1 + node.output_elements)
+    if node.geometry is not None:
+        geometry = node.geometry
+        loops = tiled_loops(geometry, arithmetic_of(bits) == "int8", unit)
+        sizes = {
+            "columns": loops.columns, "blocks": loops.blocks, "sum_steps": loops.steps, "inner": loops.inner,
+            "tap_rows": geometry.kernel[0], "tap_columns": geometry.kernel[1], "stride": geometry.stride[0],
+            "width": geometry.output_size[1], "height": geometry.output_size[0], "passes": loops.passes,
+            "copy_width": loops.copy_width, "channels": geometry.input_channels / geometry.groups,
+        }  # fmt: skip
+        features |= {name: float(value) for name, value in sizes.items()}
+    return features
+
+
+def _multiplying_terms(
+    node: NodeFacts, loops: TiledLoops, bits: Widths, memories: tuple[MemoryLevel, ...]
+) -> Mapping[str, float]:
+    small, large = _capacities(memories)
+    element = bits.activation / 8
+    steps = float(loops.tiles * loops.steps)
+    tile_weights = loops.steps * loops.blocks * loops.lanes * loops.inner * element
+    inputs = node.input_elements * element
+    working_set = _bytes(node, bits)
+    terms = {
+        "call": 1.0,
+        "steps": steps,
+        "products": steps * loops.sums,
+        "loads": steps * (loops.columns + loops.blocks),
+        "stalls": steps * max(0, HIDING_SUMS - loops.sums),
+        "conflicts": steps * _crowded_streams(loops, node, element, small),
+        "tiles": float(loops.tiles),
+        "epilogues": loops.outputs / loops.lanes,
+        "padding": loops.padded / loops.copy_width,
+        "weights_l2": loops.tiles * float(tile_weights) if tile_weights > small / 2 else 0.0,
+        "inputs_l2": loops.passes * float(inputs) if inputs > small / 2 else 0.0,
+        "from_image": float(node.input_elements) if loops.from_image else 0.0,
+        **_beyond(working_set, small, large),
+    }
+    if bits.weight < 8:
+        terms[f"unpack_{bits.weight}"] = float(loops.steps * loops.inner * loops.lanes * loops.blocks * loops.passes)
+    return terms
+
+
+def _moving_terms(node: NodeFacts, bits: Widths, memories: tuple[MemoryLevel, ...]) -> Mapping[str, float]:
+    if node.fused_into is not None:
+        return {"merged_elements": float(moved_elements(node))}
+    return {
+        "call": 1.0,
+        "read": float(node.input_elements),
+        "written": float(node.output_elements),
+        f"{OPTIONAL}{node.op_type}": float(node.output_elements),
+        **_beyond(_bytes(node, bits), *_capacities(memories)),
+    }
+
+
+def _crowded_streams(loops: TiledLoops, node: NodeFacts, element: float, small: float) -> int:
+    """Streams that a step reads at distances which fall into one set of the first cache, beyond its ways."""
+    weights = loops.inner * loops.lanes * element
+    block = loops.steps * weights * (loops.columns if loops.is_vector else 1)
+    starts = [block * index for index in range(loops.blocks)]
+    if loops.is_vector:
+        starts = [start + loops.steps * weights * part for start in starts for part in range(loops.columns)]
+    elif node.geometry is not None:
+        pixel = node.geometry.stride[1] * -(-node.geometry.input_channels // loops.lanes) * loops.lanes * element
+        starts += [pixel * column for column in range(loops.columns)]
+    sets = Counter(int(start % PAGE) // LINE for start in starts)
+    return sum(max(0, count - int(small // PAGE)) for count in sets.values())
+
+
+def _pooling_terms(
+    node: NodeFacts, window: ConvGeometry, bits: Widths, unit: VectorUnit, memories: tuple[MemoryLevel, ...]
+) -> Mapping[str, float]:
+    loops = tiled_loops(window, False, unit)
+    vectors = loops.outputs / loops.lanes
+    return {
+        "call": 1.0,
+        "maxima" if "Max" in node.op_type else "means": vectors * window.kernel[0] * window.kernel[1],
+        "epilogues": vectors,
+        "padding": loops.padded / loops.copy_width,
+        **_beyond(_bytes(node, bits), *_capacities(memories)),
+    }
+
+
+def _beyond(size: float, small: float, large: float) -> Mapping[str, float]:
+    return {"beyond_l1": size if size > small else 0.0, "beyond_l2": size if size > large else 0.0}
+
+
+def _bytes(node: NodeFacts, bits: Widths) -> float:
+    """Bytes of a node's operands and results."""
+    weights = packed_weight_bytes(node, bits) if node.weight_elements else 0
+    return (node.input_elements + node.output_elements) * bits.activation / 8 + weights
+
+
+def _capacities(memories: tuple[MemoryLevel, ...]) -> tuple[float, float]:
+    sizes = [level.capacity_bytes for level in memories[:-1]]
+    return (sizes[0] if sizes else SMALL_CACHE), (sizes[1] if len(sizes) > 1 else LARGE_CACHE)

@@ -1,0 +1,189 @@
+"""How the TVM kernels tile a layer, computed from its loop bounds alone.
+
+The same rules as `codesign.backend.kernels` applies when it compiles (a test compares the two): outputs of a tile stay
+in registers while a kernel sums over taps and input channels. What a tile loads and how many sums it keeps in flight
+decide how near a kernel comes to the peak, and the width of the image decides which tiles there are.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from codesign.hardware.calibration import VectorUnit
+from codesign.plan.facts import ConvGeometry
+
+MAXIMUM_BLOCKS = 9
+ENOUGH_SUMS = 12
+CACHED_WEIGHTS = 6_000
+"""Weights of a block above which the tile rule counts their loads again."""
+
+
+@dataclass(frozen=True)
+class TiledLoops:
+    """Loops of one kernel.
+
+    Attributes:
+        tiles: Tiles that are computed one after the other.
+        steps: Steps of the sum in each tile.
+        columns: Outputs (parts of the sum in matrix-vector products) of a tile that share a vector of weights.
+        blocks: Vectors of output channels of a tile.
+        lanes: Output channels of a vector.
+        inner: Input channels that one step consumes.
+        passes: How often the whole input is read: blocks of channels over those of a tile.
+        padded: Elements of the input with its padding, 0 where nothing is padded.
+        copy_width: Elements that the padding copies at once.
+        outputs: Output elements as stored.
+        is_vector: Whether it is a product of a matrix and one row.
+        from_image: Whether the input is that of the network, with fewer channels than layers store.
+    """
+
+    tiles: int
+    steps: int
+    columns: int
+    blocks: int
+    lanes: int
+    inner: int
+    passes: int
+    padded: int
+    copy_width: int
+    outputs: int
+    is_vector: bool = False
+    from_image: bool = False
+
+    @property
+    def sums(self) -> int:
+        """Vectors of sums in flight."""
+        return self.columns * self.blocks
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    width: int
+    out_blocks: int
+    reduction: int
+    taps: int
+    group_out: int
+    groups: int
+
+
+def tiled_loops(geometry: ConvGeometry, integers: bool, unit: VectorUnit) -> TiledLoops:
+    """Loops of the kernel that computes a convolution or a dense layer.
+
+    Args:
+        geometry: Loop bounds.
+        integers: Whether activations are 8 bits wide.
+        unit: The processor's vectors.
+
+    Returns:
+        The loops.
+    """
+    lanes = unit.lanes
+    stored_in = _stored_channels(geometry, integers, lanes)
+    stored_out = _round_up(geometry.output_channels, lanes)
+    group_in = geometry.input_channels // geometry.groups
+    group_out = geometry.output_channels // geometry.groups
+    reduction = stored_in if geometry.groups == 1 else group_in
+    packed = geometry.groups == 1 or group_out % lanes == 0
+    inner = unit.dot_channels if integers and packed and reduction % unit.dot_channels == 0 else 1
+    out_height, out_width = geometry.output_size
+    taps = geometry.kernel[0] * geometry.kernel[1]
+    rows = geometry.batch
+    padded = _padded_elements(geometry, stored_in)
+    flat = taps == 1 and geometry.stride == (1, 1) and not padded
+    pixels = rows * out_height * out_width
+    if pixels == 1 and taps == 1 and geometry.groups == 1:
+        return _matrix_vector(stored_in, stored_out, inner, unit)
+    sizes = _Sizes(pixels if flat else out_width, stored_out // lanes, reduction, taps, group_out, geometry.groups)
+    columns, blocks = _tile(sizes, unit)
+    return TiledLoops(
+        tiles=pixels // columns * (sizes.out_blocks // blocks),
+        steps=taps * -(-reduction // inner),
+        columns=columns,
+        blocks=blocks,
+        lanes=lanes,
+        inner=inner,
+        passes=sizes.out_blocks // blocks,
+        padded=padded,
+        copy_width=next(v for v in (64, 32, 16, 8, 4, 2, 1) if stored_in % v == 0),
+        outputs=pixels * stored_out,
+        from_image=stored_in % lanes != 0,
+    )
+
+
+def _stored_channels(geometry: ConvGeometry, integers: bool, lanes: int) -> int:
+    """Activations are stored in multiples of a vector, but for the few channels of a network's input."""
+    channels = geometry.input_channels
+    if channels >= lanes or geometry.groups > 1 or geometry.input_size == (1, 1):
+        return _round_up(channels, lanes)
+    if channels > 4:  # what another layer made
+        return _round_up(channels, lanes)
+    return _round_up(channels, 4) if integers else channels
+
+
+def _padded_elements(geometry: ConvGeometry, channels: int) -> int:
+    reach = [
+        (out - 1) * stride + dilation * (kernel - 1) + 1
+        for out, stride, dilation, kernel in zip(
+            geometry.output_size, geometry.stride, geometry.dilation, geometry.kernel, strict=True
+        )
+    ]
+    if all(size <= given for size, given in zip(reach, geometry.input_size, strict=True)):
+        return 0
+    return reach[0] * reach[1] * channels
+
+
+@lru_cache(maxsize=4096)
+def _tile(sizes: _Sizes, unit: VectorUnit) -> tuple[int, int]:
+    """Columns and blocks with the fewest loads a sum and enough sums to hide latency."""
+    same_group = sizes.out_blocks
+    if sizes.groups > 1:
+        same_group = max(1, sizes.group_out // unit.lanes) if sizes.group_out % unit.lanes == 0 else 1
+    streaming = 0.5 if sizes.taps * sizes.reduction * unit.lanes > CACHED_WEIGHTS else 0.0
+    best, best_cost = (1, 1), float("inf")
+    for blocks in _divisors(same_group):
+        for columns in _divisors(sizes.width):
+            sums = blocks * columns
+            if sums > 1 and (sums + blocks + 1 > unit.registers or blocks > MAXIMUM_BLOCKS):
+                continue
+            latency = max(0, min(10, unit.registers // 2) - sums) * 0.15
+            cost = (columns + blocks) / sums + latency + streaming / columns
+            if cost < best_cost:
+                best, best_cost = (columns, blocks), cost
+    return best
+
+
+@lru_cache(maxsize=4096)
+def _matrix_vector(inputs: int, outputs: int, inner: int, unit: VectorUnit) -> TiledLoops:
+    """One row: parts of the input are summed side by side."""
+    steps, out_blocks = inputs // inner, outputs // unit.lanes
+    best, best_cost = (1, 1), float("inf")
+    for part in (p for p in range(1, ENOUGH_SUMS + 1) if steps % p == 0):
+        for block in (b for b in range(1, ENOUGH_SUMS + 1) if out_blocks % b == 0):
+            sums = part * block
+            if sums > 1 and sums + block + 1 > unit.registers:
+                continue
+            cost = part / sums + max(0, ENOUGH_SUMS - sums) * 0.15 + 0.01 * sums
+            if cost < best_cost:
+                best, best_cost = (part, block), cost
+    parts, blocks = best
+    return TiledLoops(
+        out_blocks // blocks,
+        steps // parts,
+        parts,
+        blocks,
+        unit.lanes,
+        inner,
+        out_blocks // blocks,
+        0,
+        1,
+        outputs,
+        True,
+    )
+
+
+def _divisors(size: int) -> list[int]:
+    small = [d for d in range(1, int(size**0.5) + 1) if size % d == 0]
+    return sorted({*small, *(size // d for d in small)})
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple

@@ -1,0 +1,64 @@
+"""A calibrated profile is written and loaded like any other."""
+
+from pathlib import Path
+
+import pytest
+
+from codesign.calibration.profile_file import write_profile
+from codesign.cost.calibrated import CalibratedModel
+from codesign.cost.select import cost_model_for
+from codesign.errors import InputError
+from codesign.hardware.calibration import Calibration, KernelFit, Term, Tree, VectorUnit
+from codesign.hardware.catalog import load_profile
+from codesign.hardware.unverified import unverified_values
+
+TREE = Tree(
+    feature=(0, -1, -1), threshold=(2.5e-7, 0.0, 0.0), left=(1, -1, -1), right=(2, -1, -1), value=(0.0, -0.1, 1e-9)
+)
+FIT = KernelFit(
+    kind="convolution",
+    arithmetic="int8",
+    terms=(Term(name="call", seconds=1e-7), Term(name="products", seconds=2.7e-10)),
+    features=("columns",),
+    correction=(TREE,),
+    samples=100,
+    relative_error=0.07,
+    within_10_percent=0.95,
+    source='measured "here"',
+)
+UNIT = VectorUnit(registers=31, lanes=16, dot_channels=4)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    calibration = Calibration(source="measured here", unit=UNIT, call_s=2e-7, fits=(FIT,))
+    changes = {"name": "mine", "calibration": calibration, "relative_error": 0.07}
+    profile = load_profile("host-cpu").model_copy(update=changes)
+    write_profile(profile, tmp_path / "mine.toml", ["a comment"])
+    loaded = load_profile(str(tmp_path / "mine.toml"))
+    assert loaded == profile
+    assert isinstance(cost_model_for(loaded), CalibratedModel)
+    assert unverified_values(loaded) == unverified_values(profile)
+    assert (tmp_path / "mine.toml").read_text().startswith("# a comment\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seconds = 1e-07", "seconds = -1e-07", "greater than or equal to 0"),
+        ("left = [1, -1, -1]", "left = [0, -1, -1]", "children stand after their parent"),
+        ("left = [1, -1, -1]", "left = [1, -1]", "one number for each of 3 nodes"),
+        ("feature = [0, -1, -1]", "feature = [5, -1, -1]", "beyond the 1 that have names"),
+        ("call_s = 2e-07", "calls_s = 2e-07", "unknown key"),
+        ('kind = "convolution"', 'kind = "magic"', "calibration.fits.0.kind"),
+    ],
+)
+def test_a_damaged_calibration_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    calibration = Calibration(source="measured here", unit=UNIT, call_s=2e-7, fits=(FIT,))
+    profile = load_profile("host-cpu").model_copy(update={"name": "mine", "calibration": calibration})
+    path = tmp_path / "mine.toml"
+    write_profile(profile, path, [])
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        load_profile(str(path))

@@ -1,0 +1,68 @@
+"""Raw samples survive whatever happens to the command."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from codesign.backend.kernel_timing import KernelTiming
+from codesign.calibration.samples import Conditions, KernelSample, NetworkSample, SampleFile, undisturbed
+from codesign.errors import InputError
+
+HERE = Conditions("a processor", 1, "vectors", "tvm 1")
+TIMING = KernelTiming("conv_i4", ((3e-6, 2e-6), (2.5e-6,)), (1e-6, 1.1e-6))
+SAMPLE = KernelSample("net", "conv", "Conv 3x3", 4, 8, (TIMING, TIMING), disturbed=False)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    file = SampleFile(tmp_path / "deep" / "s.jsonl", HERE)
+    file.add(SAMPLE)
+    file.add(NetworkSample("net", 12, 1e-4, (2e-4, 3e-4)))
+    again = SampleFile(file.path, HERE)
+    assert (again.kernels, again.networks) == (file.kernels, file.networks)
+    assert again.kernels[0].seconds == pytest.approx(4e-6)  # the fastest sample of the middle placement of each kernel
+    assert again.is_complete("net")
+    assert again.measured_operations("net") == {"conv"}
+    assert not again.is_complete("other")
+
+
+def test_a_last_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
+    file = SampleFile(tmp_path / "s.jsonl", HERE)
+    file.add(SAMPLE)
+    whole = file.path.read_bytes()
+    file.path.write_bytes(whole + whole[: len(whole) // 2])
+    again = SampleFile(file.path, HERE)
+    assert again.kernels == [SAMPLE]
+    again.add(replace(SAMPLE, operation="next"))
+    assert [s.operation for s in SampleFile(file.path, HERE).kernels] == ["conv", "next"]
+
+
+@pytest.mark.parametrize("line", ['{"kind": "kernel"}', "nonsense", '{"kind": "other", "conditions": {}}', "[1]"])
+def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path, line: str) -> None:
+    file = SampleFile(tmp_path / "s.jsonl", HERE)
+    file.add(SAMPLE)
+    with file.path.open("a") as stream:
+        stream.write(line + "\n")
+    file.add(SAMPLE)
+    with pytest.raises(InputError, match=r"s\.jsonl:2: is not a sample"):
+        SampleFile(file.path, HERE)
+
+
+def test_samples_of_other_conditions_are_kept_and_not_used(tmp_path: Path) -> None:
+    file = SampleFile(tmp_path / "s.jsonl", HERE)
+    file.add(SAMPLE)
+    other = SampleFile(file.path, replace(HERE, threads=2))
+    assert other.kernels == []
+    other.add(replace(SAMPLE, operation="b"))
+    assert [s.operation for s in SampleFile(file.path, HERE).kernels] == ["conv"]
+    rows = [json.loads(line) for line in file.path.read_text().splitlines()]
+    assert [row["conditions"]["threads"] for row in rows] == [1, 2]
+
+
+def test_the_last_measurement_counts_and_outliers_do_not() -> None:
+    bad = replace(SAMPLE, disturbed=True)
+    others = [replace(SAMPLE, operation=f"op{i}") for i in range(3)]
+    assert undisturbed([bad, *others]) == others
+    assert undisturbed([bad, *others, SAMPLE]) == [SAMPLE, *others]
+    assert undisturbed([bad]) == [bad]  # a machine that is always like that
