@@ -48,6 +48,8 @@ INPUT_SHAPE = (1, 3, 32, 32)
 RESNET = "codesign.architecture.resnet_cifar:resnet20"
 MODELS = (RESNET, "codesign.architecture.squeezenext:squeezenext_cifar", f"{__file__}:mobilenet_cifar")
 WITHIN = 0.10
+LEAST_DRAWN = 2
+"""Drawn networks without which no fit is made of them alone."""
 
 
 def mobilenet_cifar() -> nn.Module:
@@ -94,10 +96,12 @@ def _quantiles(name: str, table: "np.ndarray[tuple[int, ...], np.dtype[np.float6
 def network_rows(result: CalibrationResult, seed: int) -> list[dict[str, object]]:
     """Whole networks in float32 and 8 bits, predicted with and without their own layers among the samples."""
     drawn = tuple(probe for probe in result.measured.probes if probe.name.startswith("drawn"))
-    unseen_profile = calibrated_profile(dataclasses.replace(result.measured, probes=drawn), "unseen", seed)[0]
     own = [probe for probe in result.measured.probes if not probe.name.startswith("drawn")]
     networks = result.measured.file.networks
-    unseen = {check.network: check for check in check_networks(unseen_profile, own, networks)}
+    unseen = {}
+    if len(drawn) > LEAST_DRAWN:
+        profile = calibrated_profile(dataclasses.replace(result.measured, probes=drawn), "unseen", seed)[0]
+        unseen = {check.network: check for check in check_networks(profile, own, networks)}
     rows: list[dict[str, object]] = []
     for check in result.networks:
         if check.network.startswith("drawn") or check.network not in {probe.name for probe in own}:

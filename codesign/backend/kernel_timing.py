@@ -24,8 +24,8 @@ class KernelTimingSettings:
 
     Attributes:
         threads: Threads of the measured program, fixed before it starts.
-        placements: Times that a kernel's operands are placed anew in memory: where they lie decides whether loads wait for
-            stores whose addresses end alike, which may cost a sixth.
+        placements: Times that a kernel's operands are placed anew in memory: where they lie decides whether loads wait
+            for stores whose addresses end alike, which may cost a sixth.
         repeats: Samples of each placement.
         sample_s: Seconds that one sample shall last: as many calls as fit, at least one.
         timeout_s: Seconds after which the process is ended.

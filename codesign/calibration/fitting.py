@@ -25,7 +25,7 @@ from codesign.plan.facts import NodeFacts
 from codesign.quantization.scheme import Widths
 
 FOLDS = 5
-TREES, DEPTH, LEARNING_RATE, LEAST_IN_LEAF = 120, 3, 0.08, 3
+TREES, DEPTH, LEARNING_RATE, LEAST_IN_LEAF = 150, 3, 0.08, 4
 LEAST_FOR_TREES = 40
 """Fewer kernels are not corrected: the trees would learn them by heart."""
 TOLERANCE = 0.1
@@ -237,7 +237,7 @@ def _boosted_trees(values: Array, logarithms: Array, seed: int) -> tuple[Tree, .
 
     model = GradientBoostingRegressor(
         n_estimators=TREES, max_depth=DEPTH, learning_rate=LEARNING_RATE, min_samples_leaf=LEAST_IN_LEAF,
-        subsample=0.7, init="zero", random_state=seed,
+        subsample=0.6, max_features=0.5, loss="huber", init="zero", random_state=seed,
     )  # fmt: skip
     model.fit(values, logarithms)
     return tuple(_as_plain_numbers(row[0].tree_) for row in model.estimators_)

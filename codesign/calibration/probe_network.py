@@ -22,7 +22,7 @@ LARGEST_IMAGE, SMALLEST_IMAGE = 112, 20
 LEAST_TO_SHRINK = 10
 """Images of fewer rows keep their size."""
 MOST_CHANNELS, FEWEST_CHANNELS = 512, 8
-BODY_LAYERS, HEAD_LAYERS = 16, 5
+BODY_LAYERS, HEAD_LAYERS = 18, 3
 OPSET, IR_VERSION = 21, 10
 AXES = 6
 """Coordinates that one layer takes from the sequence."""

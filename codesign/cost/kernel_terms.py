@@ -9,6 +9,8 @@ A node that multiplies, with the loops of `kernel_tiles`:
     conflicts        steps x (streams of operands beyond the ways of one set of the first cache)
     tiles            tiles                                       starting a sum
     epilogues        vectors of outputs                          bias, activation, requantisation, store
+    unrolled         vectors of outputs x blocks                 the same in products of a matrix and one row, where all
+                                                                 blocks are finished at once
     padding          vectors copied                              the input with its padding
     unpack_B         weights of B bits, whole vectors            turning them into 8 bits
     from_image       elements of a network's input               bringing its few channels into the kernels' order
@@ -142,6 +144,7 @@ def _multiplying_terms(
         "conflicts": steps * _crowded_streams(loops, node, element, small),
         "tiles": float(loops.tiles),
         "epilogues": loops.outputs / loops.lanes,
+        "unrolled": loops.outputs / loops.lanes * loops.blocks if loops.is_vector else 0.0,
         "padding": loops.padded / loops.copy_width,
         "weights_l2": loops.tiles * float(tile_weights) if tile_weights > small / 2 else 0.0,
         "inputs_l2": loops.passes * float(inputs) if inputs > small / 2 else 0.0,

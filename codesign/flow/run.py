@@ -7,7 +7,7 @@ from pathlib import Path
 
 from codesign.backend.base import Artifact
 from codesign.cost.select import cost_model_for
-from codesign.errors import CodesignError, CompileError, MeasurementError
+from codesign.errors import CodesignError, CompileError, InputError, MeasurementError
 from codesign.files import remove_leftovers
 from codesign.flow.build import (
     BASELINE,
@@ -21,6 +21,7 @@ from codesign.flow.decide import Decision, Proposal, budget_in_words, decide
 from codesign.flow.prepare import annotate, obtain, pipeline_of
 from codesign.flow.publish import publish
 from codesign.hardware.catalog import load_profile, load_target
+from codesign.hardware.profile import HardwareProfile
 from codesign.progress import Progress, track
 from codesign.report.contents import Measured, RunReport
 from codesign.run_file import RunFile
@@ -72,8 +73,26 @@ def open_run(run: RunFile, base: Path, folder: Path, progress: Progress) -> RunC
     target = load_target(str(local) if run.target.endswith(".toml") and local.is_file() else run.target)
     profile = load_profile(target.profile, target.threads)
     cost_model = cost_model_for(profile)
+    run = _with_widths_of(run, profile, progress)
     data = load_data(run, base, progress)
     return RunContext(run, base, RunFolder(folder, progress), target, profile, cost_model, data, progress)
+
+
+def _with_widths_of(run: RunFile, profile: HardwareProfile, progress: Progress) -> RunFile:
+    """The run with the widths that the device can compute: those it lacks are left out before any work starts."""
+    asked = run.quantization.weight_bits
+    has = {w.weight for w in profile.bit_widths if w.activation == run.quantization.activation_bits}
+    if not has.intersection(asked):
+        raise InputError(
+            f"quantization.weight_bits: profile {profile.name!r} has rates for {sorted(has)} bits with "
+            f"{run.quantization.activation_bits}-bit activations, got {list(asked)}; name one of these"
+        )
+    missing = [bits for bits in asked if bits not in has]
+    if not missing:
+        return run
+    progress.note(f"{profile.name} has no rate for weights of {', '.join(map(str, missing))} bits: left out")
+    kept = {"weight_bits": tuple(bits for bits in asked if bits in has)}
+    return run.model_copy(update={"quantization": run.quantization.model_copy(update=kept)})
 
 
 Compiled = tuple[Path, tuple[Artifact, ...]]

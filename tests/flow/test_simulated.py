@@ -82,3 +82,17 @@ def test_a_budget_of_memory_is_kept_or_refused_with_the_least(report: Path, code
     code, printed = codesign(*command, "search.budgets.0={peak_memory_bytes=10}")
     assert code == 3
     assert "peak_memory_bytes: at most 10 bytes allowed, least possible " in printed
+
+
+def test_widths_that_the_device_lacks_are_left_out_before_any_work(
+    tiny: Path, codesign: Codesign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny)
+    flags = ["run", "run.toml", "--target", "edge-tpu", "--dry-run", "--set"]
+    code, printed = codesign(*flags, "quantization.weight_bits=[4,8]")
+    assert code == 0, printed
+    assert "edge-tpu has no rate for weights of 4 bits: left out" in printed
+    assert "kl-sensitivity{bits=8," in printed
+    code, printed = codesign(*flags, "quantization.weight_bits=[2,4]")
+    assert code != 0
+    assert "quantization.weight_bits: profile 'edge-tpu' has rates for [8] bits" in printed
