@@ -10,7 +10,7 @@ of them.
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -108,11 +108,22 @@ def fit_classes(
     groups: dict[tuple[KernelClass, Arithmetic], list[MeasuredKernel]] = defaultdict(list)
     for kernel in kernels:
         groups[class_of(kernel.node), arithmetic_of(kernel.bits)].append(kernel)
-    return tuple(
+    fits = [
         _fit_class(key, _Table.of(group, unit, memories), source, seed)
         for key, group in sorted(groups.items())
         if len(group) >= FOLDS
-    )
+    ]
+    return tuple(_with_unpacking(fitted, fits) for fitted in fits)
+
+
+def _with_unpacking(fitted: FittedClass, fits: Sequence[FittedClass]) -> FittedClass:
+    """Dense layers unpack weights as convolutions do; a width that was measured in these alone is taken from them."""
+    convolutions = [other for other in fits if (other.fit.kind, other.fit.arithmetic) == ("convolution", "int8")]
+    if (fitted.fit.kind, fitted.fit.arithmetic) != ("dense", "int8") or not convolutions:
+        return fitted
+    have = {term.name for term in fitted.fit.terms}
+    missing = [t for t in convolutions[0].fit.terms if t.name.startswith("unpack_") and t.name not in have]
+    return replace(fitted, fit=fitted.fit.model_copy(update={"terms": (*fitted.fit.terms, *missing)}))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Cost on a device that was calibrated: latency by terms fitted to measured kernels, energy as the roofline model's.
 
-    latency_s = (sum over terms of count x seconds) x exp(sum of the correction's trees) + seconds of the network's call
+    latency_s = (sum over terms of count x seconds) x exp(sum of the correction's trees)
+                + seconds of the call + weight bytes x seconds of a byte that left the caches
 
 Counts are those of `kernel_terms`. What a calibration did not measure (a class of kernels, a width) is an error.
 """
@@ -17,7 +18,7 @@ from codesign.errors import InputError
 from codesign.hardware.calibration import Calibration, KernelFit, Tree
 from codesign.hardware.profile import HardwareProfile
 from codesign.ir.annotations import Provenance
-from codesign.plan.facts import NodeFacts
+from codesign.plan.facts import NodeFacts, packed_weight_bytes
 from codesign.quantization.scheme import Widths
 
 MEMORY_TERMS = frozenset({
@@ -73,9 +74,23 @@ class CalibratedModel:
         if kind_of(node) == "free":
             return estimated
         kernel_s, bound = self.kernel_s(node, bits)
-        latency_s = kernel_s + (0.0 if node.fused_into is not None else self.calibration.call_s)
+        latency_s = kernel_s + self.network_s(node, bits)
         idle_j = self.profile.idle_power_w * (latency_s - estimated.latency_s)
         return NodeCost(latency_s, estimated.energy_j + idle_j, bound)
+
+    def network_s(self, node: NodeFacts, bits: Widths) -> float:
+        """Seconds that a network adds to a node's kernel: the call, and weights that are not in the caches any more.
+
+        Args:
+            node: A node that is not free.
+            bits: Its widths.
+
+        Returns:
+            Seconds.
+        """
+        call_s = 0.0 if node.fused_into is not None else self.calibration.call_s
+        cold_bytes = packed_weight_bytes(node, bits) if node.weight_elements else 0
+        return call_s + cold_bytes * self.calibration.cold_s_per_weight_byte
 
     def kernel_s(self, node: NodeFacts, bits: Widths) -> tuple[float, str]:
         """Seconds of a node's kernel by itself, and what bounds it.

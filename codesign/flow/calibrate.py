@@ -19,6 +19,7 @@ from codesign.calibration.device import compile_reference, conditions_of, vector
 from codesign.calibration.drift import drift
 from codesign.calibration.fitting import FittedClass, MeasuredKernel, fit_classes
 from codesign.calibration.measuring import Device, Session
+from codesign.calibration.network_overhead import network_overhead
 from codesign.calibration.probes import Probe, drawn_probes, model_probes
 from codesign.calibration.profile_file import write_profile
 from codesign.calibration.samples import Conditions, NetworkSample, SampleFile, undisturbed
@@ -240,8 +241,13 @@ def calibrated_profile(
     if not fits:
         raise InputError(f"{file.path}: {len(kernels)} kernels are too few to fit anything; raise the budget")
     errors = np.abs(np.concatenate([fit.held_out_errors for fit in fits]))
+    overhead = network_overhead(file.networks, measured.probes)
     calibration = Calibration(
-        source=source, unit=measured.unit, call_s=call_seconds(file.networks), fits=tuple(fit.fit for fit in fits)
+        source=source,
+        unit=measured.unit,
+        call_s=overhead.call_s,
+        cold_s_per_weight_byte=overhead.cold_s_per_weight_byte,
+        fits=tuple(fit.fit for fit in fits),
     )
     changes = {
         "name": name,
@@ -273,19 +279,6 @@ def _source(conditions: Conditions, samples: Path) -> str:
         f"measured on {conditions.device}, {conditions.threads} thread(s), {conditions.instructions}, "
         f"{conditions.compiler}, {today}; raw samples in {samples.name}"
     )
-
-
-def call_seconds(networks: Sequence[NetworkSample]) -> float:
-    """What a network needs to call a kernel: median of (latency - sum of its kernels) / calls, at least 0.
-
-    Args:
-        networks: Measured whole.
-
-    Returns:
-        Seconds, 0 without networks.
-    """
-    gaps = [(min(sample.latencies_s) - sample.kernels_s) / sample.calls for sample in networks if sample.calls]
-    return max(0.0, statistics.median(gaps)) if gaps else 0.0
 
 
 def check_networks(

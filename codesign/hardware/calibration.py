@@ -116,12 +116,14 @@ class Calibration(StrictModel):
         source: Device, versions, date, and where the raw samples are.
         unit: Vectors that kernels were compiled for.
         call_s: Seconds that a network needs to call a kernel.
+        cold_s_per_weight_byte: Seconds for a byte of weights that other layers drove from the caches.
         fits: One for each class and arithmetic that was measured.
     """
 
     source: Source
     unit: VectorUnit
     call_s: NotNegative
+    cold_s_per_weight_byte: NotNegative = 0.0
     fits: tuple[KernelFit, ...] = Field(min_length=1)
 
     @field_validator("fits")

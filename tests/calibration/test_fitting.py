@@ -59,7 +59,7 @@ def test_held_out_error_shows_noise_and_trees_learn_what_terms_cannot(unit: Vect
     ]
     (fitted,) = fit_classes(kernels, unit, memories, "made up", seed=0)
     assert fitted.fit.correction
-    assert 0.001 < fitted.fit.relative_error < 0.1
+    assert 0.001 < fitted.fit.relative_error < 0.2  # terms alone cannot tell 1.6 from 1
     again = fit_classes(kernels, unit, memories, "made up", seed=0)[0]
     assert again.fit == fitted.fit  # the same seed gives the same fit
     logs = [log(predicted_seconds(fitted.fit, k, unit, memories) / k.seconds) for k in kernels]

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from codesign.calibration.samples import NetworkSample
 from codesign.cost.calibrated import CalibratedModel
 from codesign.cost.select import cost_model_for
 from codesign.errors import InputError
-from codesign.flow.calibrate import CalibrateRequest, calibrate, call_seconds, seconds_of
+from codesign.flow.calibrate import CalibrateRequest, calibrate, seconds_of
 from codesign.hardware.catalog import load_profile
 from codesign.progress import Silent
 
@@ -28,13 +27,6 @@ def test_a_simulated_target_has_nothing_to_measure(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no device to measure"):
         calibrate(CalibrateRequest("squeezelerator-16x16", 5, tmp_path / "x.toml"), Silent())
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_cost_of_a_call_is_what_kernels_leave_over() -> None:
-    samples = [NetworkSample("a", 10, 1e-4, (1.3e-4, 1.02e-4)), NetworkSample("b", 10, 1e-4, (1.04e-4,))]
-    assert call_seconds(samples) == pytest.approx(3e-7)
-    assert call_seconds([NetworkSample("c", 10, 2e-4, (1e-4,))]) == 0.0
-    assert call_seconds([]) == 0.0
 
 
 @pytest.mark.slow
