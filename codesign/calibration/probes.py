@@ -1,5 +1,6 @@
 """The networks that a calibration measures, in order: the user's own first, then drawn ones."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from codesign.plan.facts import GraphFacts, NodeFacts
 from codesign.quantization.scheme import BitWidths, Widths
 
 USUAL = BitWidths(8, 8)
+MIXED_FORMS = 2
 SHARE_OF_USUAL = 0.4
 """Of the layers of a drawn network in integers, those with 8-bit weights; the others share all narrower widths."""
 
@@ -75,16 +77,15 @@ class Probe:
         return MeasuredKernel(node, merged, self.widths(sample.operation), sample.seconds)
 
 
-def model_probes(models: Mapping[str, ir.Model], widths: Sequence[BitWidths], seed: int) -> Iterator[Probe]:
-    """Forms of the networks at hand: float32, 8 bits, and widths drawn for each layer.
+def model_probes(models: Mapping[str, ir.Model], widths: Sequence[BitWidths]) -> Iterator[Probe]:
+    """Forms of the networks at hand: float32, 8 bits, and mixed widths.
 
     Args:
         models: Lowered networks by name.
         widths: Widths that the device has rates for; none for a device without integers.
-        seed: Source of the drawn widths.
 
     Yields:
-        Up to three probes a network.
+        Up to four probes a network.
     """
     for name, model in models.items():
         facts = probe_facts(model)
@@ -92,8 +93,8 @@ def model_probes(models: Mapping[str, ir.Model], widths: Sequence[BitWidths], se
         yield Probe(f"{label}, float32", model, facts, None)
         if USUAL in widths:
             yield Probe(f"{label}, 8 bits", model, facts, {node.name: USUAL for node in facts.weighted})
-        if widths:
-            yield Probe(f"{label}, mixed, seed {seed}", model, facts, _drawn(facts, widths, seed, 0.0))
+        for turn in range(MIXED_FORMS if widths else 0):
+            yield Probe(f"{label}, mixed {turn}", model, facts, _in_turn(facts, widths, turn))
 
 
 def drawn_probes(widths: Sequence[BitWidths], seed: int) -> Iterator[Probe]:
@@ -113,6 +114,18 @@ def drawn_probes(widths: Sequence[BitWidths], seed: int) -> Iterator[Probe]:
         if widths:
             bits = _drawn(facts, widths, seed * 10_007 + number, SHARE_OF_USUAL)
             yield Probe(f"{label}, integers", model, facts, bits)
+
+
+def _in_turn(facts: GraphFacts, widths: Sequence[BitWidths], turn: int) -> Mapping[str, BitWidths]:
+    """Layers of one shape take one width after the other, so that few networks show each shape at most widths."""
+    roots = {node.fused_into for node in facts.nodes if node.op_type == "Add"}
+    seen: Counter[tuple[object, bool]] = Counter()
+    bits = {}
+    for node in facts.weighted:
+        shape = (node.geometry, node.name in roots)
+        bits[node.name] = widths[(seen[shape] + turn * (len(widths) // MIXED_FORMS)) % len(widths)]
+        seen[shape] += 1
+    return bits
 
 
 def _shape_digest(facts: GraphFacts) -> str:

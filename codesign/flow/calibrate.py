@@ -188,7 +188,7 @@ def _measured_probes(
     reference = compile_reference(compiler, target, folder)
     device = Device(target, compiler, LocalKernelRunner(), LocalRunner(), reference)
     session = Session(device, file, folder, progress, request.budget_s)
-    own = model_probes(models, profile.bit_widths, request.seed)
+    own = model_probes(models, profile.bit_widths)
     drawn = drawn_probes(profile.bit_widths, request.seed)
     probes: Iterator[Probe] = chain(own, drawn)
     session.measure(probes)
