@@ -162,8 +162,8 @@ def test_a_run_file_without_a_model(folder: Path, codesign: Codesign) -> None:
 
 
 def test_an_unknown_target_names_the_closest(folder: Path, codesign: Codesign) -> None:
-    message = _refusal(codesign, "run", "run.toml", "--target", "squeezelerator")
-    assert "no target is named 'squeezelerator'; did you mean 'squeezelerator-16x16'?" in message
+    message = _refusal(codesign, "run", "run.toml", "--target", "squeezelerator-16")
+    assert "no target is named 'squeezelerator-16'; did you mean 'squeezelerator-16x16'?" in message
 
 
 @pytest.mark.parametrize(("label", "allowed"), [(3, "0 to 2"), (-1, "0 to ")])
