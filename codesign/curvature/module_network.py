@@ -1,13 +1,13 @@
 """A torch module as a network whose layers can be tapped and whose weights can be exchanged."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from codesign.curvature.tapped_network import Convolution, LayerGeometry, Linear, Tap, as_pair
+from codesign.curvature.tapped_network import Convolution, LayerGeometry, Linear, Tap, spatial_axes
 from codesign.errors import InputError
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -100,17 +100,13 @@ def _geometry(layer: nn.Module) -> LayerGeometry:
     assert isinstance(layer, _CONVOLUTIONS)
     return Convolution(
         weight_elements=layer.weight.numel(),
-        kernel=_sizes(layer.kernel_size, 1),
-        stride=_sizes(layer.stride, 1),
-        padding=_sizes(_begin_padding(layer), 0),
-        dilation=_sizes(layer.dilation, 1),
+        kernel=spatial_axes(layer.kernel_size, 1),
+        stride=spatial_axes(layer.stride, 1),
+        padding=spatial_axes(_begin_padding(layer), 0),
+        dilation=spatial_axes(layer.dilation, 1),
         groups=layer.groups,
         padding_mode=layer.padding_mode,
     )
-
-
-def _sizes(values: Sequence[int], missing: int) -> tuple[int, ...]:
-    return tuple(values) if len(values) == 3 else as_pair(values, missing)
 
 
 def _begin_padding(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[int]:

@@ -46,17 +46,17 @@ class Linear:
     scale: float = 1.0
 
 
-def as_pair(values: Sequence[int], missing: int) -> tuple[int, int]:
-    """Spatial sizes of a 1-D or 2-D operation as height and width.
+def spatial_axes(values: Sequence[int], missing: int) -> tuple[int, ...]:
+    """Sizes of a 1-D, 2-D or 3-D operation, one for each spatial axis; a 1-D one gets a height.
 
     Args:
-        values: One or two sizes.
+        values: One, two or three sizes.
         missing: The height of a 1-D operation.
 
     Returns:
-        Height and width.
+        Two or three sizes.
     """
-    return (values[0], values[1]) if len(values) == 2 else (missing, values[0])
+    return tuple(values) if len(values) > 1 else (missing, values[0])
 
 
 LayerGeometry = Convolution | Linear

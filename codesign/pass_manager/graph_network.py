@@ -1,14 +1,14 @@
 """An ONNX graph as a network whose layers can be tapped, and whose weights and activations can be differentiated."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from codesign.curvature.tapped_network import Convolution, LayerGeometry, Linear, Tap, as_pair
+from codesign.curvature.tapped_network import Convolution, LayerGeometry, Linear, Tap, spatial_axes
 from codesign.ir.attributes import Attributes
 from codesign.ir.onnx_to_torch import TorchGraph
 from codesign.ir.operators_linear import window_padding
@@ -143,13 +143,9 @@ def _geometry(node: ir.Node) -> LayerGeometry | None:
     before, _ = window_padding(attributes, sizes[2:], shape[2:], strides, dilations)
     return Convolution(
         weight_elements=math.prod(shape),
-        kernel=_axes(shape[2:], 1),
-        stride=_axes(strides, 1),
-        padding=_axes(before, 0),
-        dilation=_axes(dilations, 1),
+        kernel=spatial_axes(shape[2:], 1),
+        stride=spatial_axes(strides, 1),
+        padding=spatial_axes(before, 0),
+        dilation=spatial_axes(dilations, 1),
         groups=attributes.integer("group", 1),
     )
-
-
-def _axes(values: Sequence[int], missing: int) -> tuple[int, ...]:
-    return tuple(values) if len(values) == 3 else as_pair(values, missing)
