@@ -97,11 +97,11 @@ def network_rows(result: CalibrationResult, seed: int) -> list[dict[str, object]
     """Whole networks in float32 and 8 bits, predicted with and without their own layers among the samples."""
     drawn = tuple(probe for probe in result.measured.probes if probe.name.startswith("drawn"))
     own = [probe for probe in result.measured.probes if not probe.name.startswith("drawn")]
-    networks = result.measured.file.networks
+    file = result.measured.file
     unseen = {}
     if len(drawn) > LEAST_DRAWN:
         profile = calibrated_profile(dataclasses.replace(result.measured, probes=drawn), "unseen", seed)[0]
-        unseen = {check.network: check for check in check_networks(profile, own, networks)}
+        unseen = {check.network: check for check in check_networks(profile, own, file)}
     rows: list[dict[str, object]] = []
     for check in result.networks:
         if check.network.startswith("drawn") or check.network not in {probe.name for probe in own}:
@@ -110,7 +110,7 @@ def network_rows(result: CalibrationResult, seed: int) -> list[dict[str, object]
         rows.append({
             "network": Path(check.network).name,
             "measured_s": check.measured_s,
-            "median_s": check.median_s,
+            "fastest_s": check.fastest_s,
             "predicted_s": check.predicted_s,
             "error": check.predicted_s / check.measured_s - 1,
             "error_unseen": None if known is None else known.predicted_s / known.measured_s - 1,
@@ -175,10 +175,10 @@ def main() -> None:
     with ConsoleProgress(Console(stderr=True, markup=False)).live() as progress:
         result = calibrate(request, progress)
     print(f"{machine()}; {versions()}")
-    print(f"{result.kernels} kernels, {result.disturbed} disturbed, drift of the reference kernel {result.drift:+.1%}")
+    print(f"{result.kernels} kernels, {result.disturbed} disturbed, {result.clock}")
     kernels, networks = kernel_rows(result), network_rows(result, options.seed)
     _print_table("Held-out kernels, five-fold by shape", kernels)
-    _print_table("Whole networks, fastest sample", networks)
+    _print_table("Whole networks, at the clock of the kernels", networks)
     pairs = assignment_rows(result, options.assignments, options.seed)
     predicted, measured = zip(*pairs, strict=True)
     counted = [row for row in networks if row["counts"]]

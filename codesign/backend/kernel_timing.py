@@ -1,6 +1,8 @@
 """Times single kernels of a compiled network, each by itself, in a process that streams what it finds."""
 
+import itertools
 import json
+import math
 import os
 import signal
 import statistics
@@ -17,6 +19,13 @@ from codesign.backend.base import Artifact
 from codesign.backend.kernel_table import KernelArgument, KernelCall
 from codesign.errors import MeasurementError
 
+STEADY = 0.03
+"""The reference kernel changes by less from one side of a good row to the other."""
+SLOWED = 0.1
+"""A reference kernel slower than usual by more shares its core with something else, which slows kernels unequally."""
+NETWORK = "(network)"
+"""Stands for a kernel's name: the whole network as users call it, on an input of its first argument's shape."""
+
 
 @dataclass(frozen=True)
 class KernelTimingSettings:
@@ -25,10 +34,12 @@ class KernelTimingSettings:
     Attributes:
         threads: Threads of the measured program, fixed before it starts.
         placements: Times that a kernel's operands are placed anew in memory: where they lie decides whether loads wait
-            for stores whose addresses end alike, which may cost a sixth.
+            for stores whose addresses end alike, which may cost a sixth. Placements at which the machine was not
+            itself are made up for, by up to as many again.
         repeats: Samples of each placement.
         sample_s: Seconds that one sample shall last: as many calls as fit, at least one.
         timeout_s: Seconds after which the process is ended.
+        usual_reference_s: Seconds of the reference kernel on an undisturbed machine, infinite where that is not known.
     """
 
     threads: int = 1
@@ -36,26 +47,72 @@ class KernelTimingSettings:
     repeats: int = 4
     sample_s: float = 2e-4
     timeout_s: float = 300.0
+    usual_reference_s: float = math.inf
 
 
 @dataclass(frozen=True)
 class KernelTiming:
-    """What was measured of one kernel.
+    """What was measured of one kernel or network.
+
+    A processor changes its clock with what its neighbours do, within a second and by a third. Each row is therefore
+    measured against a reference kernel that is timed right before and right after.
 
     Attributes:
-        kernel: Name of the function.
+        kernel: Name of the function, `NETWORK` for a whole network.
         samples_s: Mean seconds of one call, one number a sample, one row a placement of the operands.
-        reference_s: Seconds of one call of the reference kernel right before and right after.
+        reference_s: Seconds of one call of the reference kernel before the first row and after each row.
     """
 
     kernel: str
     samples_s: tuple[tuple[float, ...], ...]
-    reference_s: tuple[float, float]
+    reference_s: tuple[float, ...]
 
-    @property
-    def seconds(self) -> float:
-        """The fastest sample of the middle placement: all else that a machine does only adds time."""
-        return statistics.median_low(min(row) for row in self.samples_s)
+    def __post_init__(self) -> None:
+        if not self.samples_s or len(self.reference_s) != len(self.samples_s) + 1:
+            raise ValueError(f"{len(self.samples_s)} rows need one reference more, got {len(self.reference_s)}")
+
+    def good_rows(self, usual_s: float) -> tuple[int, ...]:
+        """Rows during which the machine was itself: the reference kernel took the same time on both sides.
+
+        Args:
+            usual_s: Seconds of the reference kernel on an undisturbed machine.
+
+        Returns:
+            Indices; the reference kernel may be faster than usual there, by a higher clock, but hardly slower.
+        """
+        pairs = enumerate(itertools.pairwise(self.reference_s))
+        return tuple(
+            row
+            for row, (before, after) in pairs
+            if abs(after / before - 1) <= STEADY and max(before, after) <= (1 + SLOWED) * usual_s
+        )
+
+    def is_good(self, usual_s: float) -> bool:
+        """Whether at least half of all rows are good.
+
+        Args:
+            usual_s: Seconds of the reference kernel on an undisturbed machine.
+
+        Returns:
+            True if they are.
+        """
+        return 2 * len(self.good_rows(usual_s)) >= len(self.samples_s)
+
+    def seconds(self, usual_s: float) -> float:
+        """Seconds of one call at the usual clock: the fastest sample of the middle good row.
+
+        All else that a machine does only adds time, hence the fastest sample; where operands lie is chance, hence the
+        middle row.
+
+        Args:
+            usual_s: Seconds of the reference kernel at that clock.
+
+        Returns:
+            Seconds; from all rows if none is good.
+        """
+        rows = self.good_rows(usual_s) or range(len(self.samples_s))
+        mean = [(before + after) / 2 for before, after in itertools.pairwise(self.reference_s)]
+        return usual_s * statistics.median_low(min(self.samples_s[row]) / mean[row] for row in rows)
 
 
 @dataclass(frozen=True)
@@ -85,7 +142,8 @@ class KernelRunner(Protocol):
 
         Args:
             artifact: The library that holds them all.
-            calls: What to time, each function once; functions that the library does not hold are left out.
+            calls: What to time, each function once, and `NETWORK`; functions that the library does not hold are left
+                out.
             reference: Timed before and after each, which shows disturbances and changes of frequency.
             settings: How.
 
@@ -109,6 +167,7 @@ class KernelRequest:
         placements: Placements of each kernel's operands.
         repeats: Samples of each placement.
         sample_s: Seconds a sample.
+        usual_reference_s: Seconds of the reference kernel on an undisturbed machine.
     """
 
     library: str
@@ -118,6 +177,7 @@ class KernelRequest:
     placements: int
     repeats: int
     sample_s: float
+    usual_reference_s: float
 
     def write(self, path: Path) -> None:
         """Writes the request.
@@ -139,7 +199,7 @@ def read_request(path: Path) -> KernelRequest:
     """
     values = json.loads(path.read_text())
     calls = tuple(_call(row) for row in values["calls"])
-    rest = {key: values[key] for key in ("library", "reference_library", "placements", "repeats", "sample_s")}
+    rest = {key: value for key, value in values.items() if key not in {"calls", "reference"}}
     return KernelRequest(calls=calls, reference=_call(values["reference"]), **rest)
 
 
@@ -184,6 +244,7 @@ class LocalKernelRunner:
                 settings.placements,
                 settings.repeats,
                 settings.sample_s,
+                settings.usual_reference_s,
             ).write(request)
             threads = {"TVM_NUM_THREADS": str(settings.threads), "OMP_NUM_THREADS": str(settings.threads)}
             reason = yield from _stream(request, threads, settings.timeout_s, log)
@@ -233,5 +294,5 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
 
 def _timing(line: bytes) -> KernelTiming:
     row = json.loads(line)
-    before, after = row["reference_s"]
-    return KernelTiming(row["kernel"], tuple(tuple(samples) for samples in row["samples_s"]), (before, after))
+    samples = tuple(tuple(samples) for samples in row["samples_s"])
+    return KernelTiming(row["kernel"], samples, tuple(row["reference_s"]))

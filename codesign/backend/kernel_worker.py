@@ -4,20 +4,27 @@ Each call runs inside TVM's own timing loop (`time_evaluator`), so that neither 
 measured. It prints one JSON line a kernel, at once.
 """
 
+import functools
 import json
 import math
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tvm
 from numpy.typing import NDArray
+from tvm import relax
 
 from codesign.backend.kernel_table import KernelArgument, KernelCall
-from codesign.backend.kernel_timing import read_request
+from codesign.backend.kernel_timing import NETWORK, KernelRequest, KernelTiming, read_request
 
 REFERENCE_REPEATS = 5
+WARM_UP = 3
+"""Runs of a network before it is timed."""
+NETWORK_SAMPLES = 10
+"""A sample of a whole network lasts so many times that of a kernel."""
 PAGE, LINE = 4096, 64
 """Bytes; a network's memory plan also aligns operands to cache lines."""
 
@@ -38,17 +45,26 @@ class Timer:
         self.sample_s = sample_s
         self.random = np.random.default_rng(0)
 
-    def prepared(self, call: KernelCall) -> "Callable[[int], list[float]] | None":
+    def holds(self, call: KernelCall) -> bool:
+        """Whether the library holds a function.
+
+        Args:
+            call: A call of it.
+
+        Returns:
+            True if it does.
+        """
+        return bool(self.library.implements_function(call.kernel))
+
+    def prepared(self, call: KernelCall) -> "Callable[[int], list[float]]":
         """Allocates operands, runs once, and settles how many calls a sample has.
 
         Args:
             call: What to time.
 
         Returns:
-            How to take a number of samples in seconds a call; None if the library does not hold the function.
+            How to take a number of samples in seconds a call.
         """
-        if not self.library.implements_function(call.kernel):
-            return None
         operands = [self._placed(argument) for argument in call.arguments]
         once = self.library.time_evaluator(call.kernel, self.device, number=1, repeat=3)(*operands)
         number = max(1, math.ceil(self.sample_s / max(min(once.results), 1e-9)))
@@ -75,9 +91,51 @@ class Timer:
         return self.random.integers(0, 100, argument.shape).astype(argument.dtype)
 
 
+def _network(library: str, shape: tuple[int, ...], sample_s: float) -> "Callable[[int], list[float]]":
+    """How to take samples of a whole network, called as users call it.
+
+    Args:
+        library: The exported network.
+        shape: Of its input.
+        sample_s: Seconds a sample.
+
+    Returns:
+        How to take a number of samples in seconds a call.
+    """
+    function = relax.VirtualMachine(tvm.runtime.load_module(library), tvm.cpu())["main"]
+    image = tvm.runtime.tensor(np.zeros(shape, np.float32))
+
+    def seconds(number: int) -> float:
+        start = time.perf_counter()
+        for _ in range(number):
+            function(image)
+        return (time.perf_counter() - start) / number
+
+    number = max(1, math.ceil(sample_s / min(seconds(1) for _ in range(WARM_UP))))
+    return lambda repeats: [seconds(number) for _ in range(repeats)]
+
+
 def _kernels_of(library: str) -> tvm.runtime.Module:
     """The machine code inside an exported network."""
     return tvm.runtime.load_module(library).imports[0]
+
+
+def _print_timing(
+    name: str,
+    placed: "Callable[[], Callable[[int], list[float]]]",
+    reference: "Callable[[int], list[float]]",
+    request: KernelRequest,
+) -> None:
+    """Takes rows until enough of them are good, at most twice as many as asked for."""
+    rows: list[tuple[float, ...]] = []
+    references = [min(reference(REFERENCE_REPEATS))]
+    while len(rows) < 2 * request.placements:
+        rows.append(tuple(placed()(request.repeats)))
+        references.append(min(reference(REFERENCE_REPEATS)))
+        timing = KernelTiming(name, tuple(rows), tuple(references))
+        if len(timing.good_rows(request.usual_reference_s)) == request.placements:
+            break
+    print(json.dumps({"kernel": name, "samples_s": rows, "reference_s": references}), flush=True)
 
 
 def main(path: str) -> None:
@@ -91,18 +149,20 @@ def main(path: str) -> None:
     """
     request = read_request(Path(path))
     timer = Timer(_kernels_of(request.library), request.sample_s)
-    reference = Timer(_kernels_of(request.reference_library), request.sample_s).prepared(request.reference)
-    if reference is None:
+    others = Timer(_kernels_of(request.reference_library), request.sample_s)
+    if not others.holds(request.reference):
         raise ValueError(f"{request.reference_library} holds no function {request.reference.kernel!r}")
-    before = min(reference(REFERENCE_REPEATS))
+    reference = others.prepared(request.reference)
     for call in request.calls:
-        placed = [timer.prepared(call) for _ in range(request.placements)]
-        samples = [kernel(request.repeats) for kernel in placed if kernel is not None]
-        if not samples:
-            continue
-        after = min(reference(REFERENCE_REPEATS))
-        print(json.dumps({"kernel": call.kernel, "samples_s": samples, "reference_s": [before, after]}), flush=True)
-        before = after
+        if call.kernel == NETWORK:
+            network = _network(request.library, call.arguments[0].shape, NETWORK_SAMPLES * request.sample_s)
+            _print_timing(NETWORK, functools.partial(_same, network), reference, request)
+        elif timer.holds(call):
+            _print_timing(call.kernel, functools.partial(timer.prepared, call), reference, request)
+
+
+def _same(samples: "Callable[[int], list[float]]") -> "Callable[[int], list[float]]":
+    return samples
 
 
 if __name__ == "__main__":

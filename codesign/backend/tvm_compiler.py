@@ -91,6 +91,7 @@ def _build(network: Network, settings: TvmTarget, threads: int, library: Path, g
     import tvm
     from tvm import relax
 
+    from codesign.backend.kernels.generic_elementwise import schedule_elementwise
     from codesign.backend.kernels.instruction_set import instruction_set
     from codesign.backend.relax_builder import build_module
 
@@ -106,6 +107,7 @@ def _build(network: Network, settings: TvmTarget, threads: int, library: Path, g
                 passes.FuseOps(),
                 passes.FuseTIR(),
             ])(built.module)
+            fused = schedule_elementwise(fused, frozenset(call.kernel for call in built.calls))
             executable = relax.build(fused, target)
     except Exception as error:  # TVM raises a dozen classes without a common base
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -1,9 +1,4 @@
-"""Tells disturbed measurements by a reference kernel that is timed again and again.
-
-Whatever else a machine does only adds time, so of several samples the fastest is kept, as `timeit` does. What outlasts
-all samples of a kernel (a lower frequency, a neighbour that fills the caches) also slows the reference kernel, which is
-timed right before and right after.
-"""
+"""How much a machine changed its speed while it was measured, by a reference kernel that is timed again and again."""
 
 import statistics
 from collections.abc import Sequence
@@ -11,55 +6,37 @@ from dataclasses import dataclass
 
 from codesign.backend.kernel_timing import KernelTiming
 
-TOLERANCE = 0.08
-"""The reference kernel of a good measurement is within this share of its median."""
-
 
 @dataclass(frozen=True)
-class Baseline:
-    """What the reference kernel usually takes.
+class ClockRange:
+    """Seconds of the reference kernel over a session.
 
     Attributes:
-        seconds: Median over everything measured under the same conditions.
+        fastest_s: Its 5 % quantile.
+        usual_s: Its median.
+        slowest_s: Its 95 % quantile.
+        drift: Median of the last quarter of the session over that of the first, minus 1; 0 for fewer than eight
+            measurements.
     """
 
-    seconds: float
-
-    @classmethod
-    def of(cls, timings: Sequence[KernelTiming]) -> "Baseline":
-        """The baseline of some measurements.
-
-        Args:
-            timings: At least one.
-
-        Returns:
-            Its median over both sides of each.
-        """
-        return cls(statistics.median(seconds for timing in timings for seconds in timing.reference_s))
-
-    def is_disturbed(self, timing: KernelTiming) -> bool:
-        """Whether the machine was not itself while a kernel was timed.
-
-        Args:
-            timing: The measurement.
-
-        Returns:
-            True if the reference kernel was off on either side.
-        """
-        return any(abs(seconds / self.seconds - 1) > TOLERANCE for seconds in timing.reference_s)
+    fastest_s: float
+    usual_s: float
+    slowest_s: float
+    drift: float
 
 
-def drift(timings: Sequence[KernelTiming]) -> float:
-    """How much the machine changed speed in the course of a session.
+def clock_range(timings: Sequence[KernelTiming]) -> ClockRange:
+    """Sums up what the reference kernel took.
 
     Args:
-        timings: In the order in which they were made.
+        timings: In the order in which they were made, at least one.
 
     Returns:
-        Reference time in the last quarter over that in the first, minus 1; 0 for fewer than eight measurements.
+        The summary.
     """
-    if len(timings) < 8:
-        return 0.0
-    quarter = len(timings) // 4
-    first, last = (Baseline.of(part).seconds for part in (timings[:quarter], timings[-quarter:]))
-    return last / first - 1
+    means = [statistics.fmean(timing.reference_s) for timing in timings]
+    ordered = sorted(seconds for timing in timings for seconds in timing.reference_s)
+    quarter = len(means) // 4
+    change = statistics.median(means[-quarter:]) / statistics.median(means[:quarter]) - 1 if len(means) >= 8 else 0.0
+    twentieth = (len(ordered) - 1) / 20
+    return ClockRange(ordered[round(twentieth)], statistics.median(ordered), ordered[round(19 * twentieth)], change)

@@ -16,10 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from codesign.backend.base import Artifact, Compiler, MeasurementSettings, Runner
-from codesign.backend.kernel_table import KernelCall, read_kernel_calls
-from codesign.backend.kernel_timing import KernelRunner, KernelTiming, KernelTimingSettings, ReferenceKernel
-from codesign.calibration.drift import Baseline
+from codesign.backend.base import Artifact, Compiler
+from codesign.backend.kernel_table import KernelArgument, KernelCall, read_kernel_calls
+from codesign.backend.kernel_timing import NETWORK, KernelRunner, KernelTiming, KernelTimingSettings, ReferenceKernel
 from codesign.calibration.probes import Probe
 from codesign.calibration.samples import KernelSample, NetworkSample, SampleFile
 from codesign.errors import CompileError, MeasurementError
@@ -40,15 +39,13 @@ class Device:
     Attributes:
         target: The target.
         compiler: Compiles for it.
-        kernels: Times kernels on it.
-        networks: Measures whole networks on it.
+        kernels: Times kernels and whole networks on it.
         reference: The kernel that is timed again and again.
     """
 
     target: Target
     compiler: Compiler
     kernels: KernelRunner
-    networks: Runner
     reference: ReferenceKernel
 
 
@@ -153,32 +150,37 @@ class Session:
         calls = [call for call in read_kernel_calls(artifact.path) if call.operation]
         known = self.file.measured_operations(probe.name)
         todo = {op: names for op, names in _kernels_by_operation(calls, probe).items() if op not in known}
-        self._time_operations(probe, artifact, todo, {call.kernel: call for call in calls})
-        self._measure_whole(probe, artifact, calls)
+        todo[NETWORK] = (NETWORK,)
+        image = KernelArgument(probe.input_shape, "float32")
+        call_of = {call.kernel: call for call in calls} | {NETWORK: KernelCall(NETWORK, "", (image,))}
+        self._time_operations(probe, artifact, todo, call_of)
         for path in artifact.path.parent.iterdir():
             with suppress(OSError):
                 path.unlink()
 
     def _time_operations(
-        self, probe: Probe, artifact: Artifact, todo: "dict[str, tuple[str, ...]]", call_of: "dict[str, KernelCall]"
+        self,
+        probe: Probe,
+        artifact: Artifact,
+        todo: "dict[str, tuple[str, ...]]",
+        call_of: "dict[str, KernelCall]",
     ) -> None:
         """Times kernels in the order of operations, and writes an operation as soon as its kernels are there."""
         found: dict[str, KernelTiming] = {}
         written: set[str] = set()
         for attempt in range(REPETITIONS + 1):
+            usual_s = self.file.usual_s()
             names = list(dict.fromkeys(n for op, kernels in todo.items() if op not in written for n in kernels))
-            again = [name for name in names if name not in found or self._is_disturbed(found[name])]
-            if not again:
-                break
-            for timing in self._timed(artifact, [call_of[name] for name in again]):
-                found[timing.kernel] = _better(found.get(timing.kernel), timing)
+            again = [name for name in names if name not in found or not found[name].is_good(usual_s)]
+            settings = KernelTimingSettings(threads=self.device.target.threads, usual_reference_s=usual_s)
+            requested = [call_of[name] for name in again]
+            for timing in self.device.kernels.time_kernels(artifact, requested, self.device.reference, settings):
+                found[timing.kernel] = _better(found.get(timing.kernel), timing, usual_s)
                 self._tell()
-                self._write_finished(probe, todo, found, written, is_last=attempt == REPETITIONS)
+                self._write_finished(probe, todo, found, written, attempt == REPETITIONS)
+            if len(written) == len(todo):
+                break
         self._write_finished(probe, todo, found, written, is_last=True)
-
-    def _timed(self, artifact: Artifact, calls: Sequence[KernelCall]) -> Iterator[KernelTiming]:
-        settings = KernelTimingSettings(threads=self.device.target.threads)
-        return self.device.kernels.time_kernels(artifact, calls, self.device.reference, settings)
 
     def _write_finished(
         self,
@@ -188,27 +190,28 @@ class Session:
         written: set[str],
         is_last: bool,
     ) -> None:
+        """Writes what is there, the whole network last, since it tells that a probe is complete."""
+        usual_s = self.file.usual_s()
         for operation, kernels in todo.items():
             if operation in written or not all(name in found for name in kernels):
                 continue
             timings = tuple(found[name] for name in kernels)
-            disturbed = any(self._is_disturbed(timing) for timing in timings)
-            if disturbed and not is_last:
+            if not is_last and not all(timing.is_good(usual_s) for timing in timings):
                 continue
-            bits = probe.widths(operation)
-            node, _ = probe.kernels[operation]
-            shape = f"{node.op_type} {node.geometry or node.window or (node.input_elements, node.output_elements)}"
-            self.file.add(KernelSample(probe.name, operation, shape, bits.weight, bits.activation, timings, disturbed))
+            if operation != NETWORK:
+                self.file.add(_kernel_sample(probe, operation, timings))
+            elif is_last or len(written) == len(todo) - 1:
+                self.file.add(NetworkSample(probe.name, len(probe.kernels), timings[0]))
+            else:
+                continue
             written.add(operation)
 
-    def _is_disturbed(self, timing: KernelTiming) -> bool:
-        return Baseline.of([*self.file.timings(), timing]).is_disturbed(timing)
 
-    def _measure_whole(self, probe: Probe, artifact: Artifact, calls: Sequence[KernelCall]) -> None:
-        settings = MeasurementSettings(threads=self.device.target.threads, repeats=40, runs_per_sample=5)
-        measured = self.device.networks.measure(artifact, settings, None)
-        seconds = {s.operation: s.seconds for s in self.file.kernels if s.network == probe.name}
-        self.file.add(NetworkSample(probe.name, len(calls), sum(seconds.values()), measured.latencies_s))
+def _kernel_sample(probe: Probe, operation: str, timings: tuple[KernelTiming, ...]) -> KernelSample:
+    bits = probe.widths(operation)
+    node, _ = probe.kernels[operation]
+    shape = f"{node.op_type} {node.geometry or node.window or (node.input_elements, node.output_elements)}"
+    return KernelSample(probe.name, operation, shape, bits.weight, bits.activation, timings)
 
 
 def _kernels_by_operation(calls: Sequence[KernelCall], probe: Probe) -> "dict[str, tuple[str, ...]]":
@@ -220,6 +223,6 @@ def _kernels_by_operation(calls: Sequence[KernelCall], probe: Probe) -> "dict[st
     return found
 
 
-def _better(known: KernelTiming | None, new: KernelTiming) -> KernelTiming:
-    """Of two measurements of one kernel, the one whose reference kernel was faster."""
-    return new if known is None or sum(new.reference_s) <= sum(known.reference_s) else known
+def _better(known: KernelTiming | None, new: KernelTiming, usual_s: float) -> KernelTiming:
+    """Of two measurements of one kernel, the one with more good rows."""
+    return new if known is None or len(new.good_rows(usual_s)) >= len(known.good_rows(usual_s)) else known

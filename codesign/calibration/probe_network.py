@@ -6,6 +6,7 @@ passes through sizes that are no powers of two, down to a head of dense layers. 
 multiply-accumulates: channels are reduced until it fits.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -22,7 +23,6 @@ LARGEST_IMAGE, SMALLEST_IMAGE = 112, 20
 LEAST_TO_SHRINK = 10
 """Images of fewer rows keep their size."""
 MOST_CHANNELS, FEWEST_CHANNELS = 512, 8
-BODY_LAYERS, HEAD_LAYERS = 18, 3
 OPSET, IR_VERSION = 21, 10
 AXES = 6
 """Coordinates that one layer takes from the sequence."""
@@ -32,6 +32,34 @@ KINDS = (
     "large", "depthwise", "depthwise", "depthwise-strided", "residual", "residual", "sum", "max-pool", "average-pool",
 )  # fmt: skip
 """What a body layer may be; those that networks have many of appear several times."""
+SHRINKING = frozenset({"strided", "unpadded", "depthwise-strided", "max-pool", "average-pool", "shortcut"})
+"""Kinds that make images smaller."""
+LIGHT_KINDS = (
+    "pointwise", "depthwise", "depthwise", "depthwise-strided", "sum", "sum", "max-pool", "max-pool", "average-pool",
+    "shortcut",
+)  # fmt: skip
+"""What a layer of a light network may be: kernels that other networks have few of."""
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What a network is drawn from.
+
+    Attributes:
+        kinds: What a body layer may be.
+        largest_stem: Channels that the first layer makes at most.
+        body_layers: Layers before the head.
+        head_layers: Dense layers.
+    """
+
+    kinds: tuple[str, ...]
+    largest_stem: int
+    body_layers: int
+    head_layers: int
+
+
+RECIPES = (_Recipe(KINDS, 64, 18, 3), _Recipe(LIGHT_KINDS, 256, 16, 12))
+"""Taken in turn: convolutional networks, and light ones that compile quickly."""
 
 
 @dataclass
@@ -61,6 +89,11 @@ class _Chain:
         self.constants.append(numpy_helper.from_array(value.astype(np.float32), name))
         return name
 
+    def integers(self, values: list[int]) -> str:
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(values, np.int64), name))
+        return name
+
     def convolution(
         self, channels: int, kernel: tuple[int, int], stride: int = 1, padded: bool = True, depthwise: bool = False
     ) -> str:
@@ -79,9 +112,19 @@ class _Chain:
     def _weight(self, shape: tuple[int, ...]) -> str:
         return self.constant(self.random.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape))
 
-    def pool(self, op_type: str, stride: int) -> str:
-        self.size = (self.size[0], *((size - 1) // stride + 1 for size in self.size[1:]))
-        return self.node(op_type, [self.last], kernel_shape=[3, 3], strides=[stride] * 2, pads=[1] * 4)
+    def pool(self, op_type: str, stride: int, side: int = 3) -> str:
+        pad = side // 2 if side % 2 else 0
+        self.size = (self.size[0], *((size + 2 * pad - side) // stride + 1 for size in self.size[1:]))
+        return self.node(op_type, [self.last], kernel_shape=[side] * 2, strides=[stride] * 2, pads=[pad] * 4)
+
+    def shortcut(self) -> None:
+        """Every second pixel, and half as many channels of zeros on both sides: a residual network without weights."""
+        channels, height, width = self.size
+        ends = [self.integers(values) for values in ([0, 0], [height, width], [2, 3], [2, 2])]
+        more = channels // 4 // 16 * 16
+        self.node("Slice", [self.last, *ends])
+        self.node("Pad", [self.last, self.integers([0, more, 0, 0, 0, more, 0, 0])])
+        self.size = (channels + 2 * more, (height + 1) // 2, (width + 1) // 2)
 
     def relu(self) -> str:
         return self.node("Relu", [self.last])
@@ -111,23 +154,24 @@ def probe_networks(seed: int) -> Iterator[ir.Model]:
     """
     points = qmc.Halton(AXES, seed=seed)
     random = np.random.default_rng(seed)
-    while True:
-        yield _network(points, random)
+    for recipe in itertools.cycle(RECIPES):
+        yield _network(points, random, recipe)
 
 
-def _network(points: qmc.Halton, random: np.random.Generator) -> ir.Model:
-    layers = points.random(BODY_LAYERS + HEAD_LAYERS + 1)
+def _network(points: qmc.Halton, random: np.random.Generator, recipe: _Recipe) -> ir.Model:
+    layers = points.random(recipe.body_layers + recipe.head_layers + 1)
     image = round(_log_uniform(SMALLEST_IMAGE, LARGEST_IMAGE, layers[0, 0]))
     chain = _Chain(random, (3, image, image))
     kernel = (3, 5, 7)[int(3 * layers[0, 1])]
-    chain.convolution(_channels(layers[0, 2], layers[0, 3], 64), (kernel, kernel), 1 if layers[0, 4] < 0.7 else 2)
+    channels = _channels(layers[0, 2], layers[0, 3], recipe.largest_stem)
+    chain.convolution(channels, (kernel, kernel), 1 if layers[0, 4] < 0.7 else 2)
     chain.relu()
-    for point in layers[1 : BODY_LAYERS + 1]:
-        _body_layer(chain, point)
+    for point in layers[1 : recipe.body_layers + 1]:
+        _body_layer(chain, point, recipe.kinds)
     chain.node("GlobalAveragePool", [chain.last])
     chain.node("Flatten", [chain.last])
     chain.size = chain.size[:1]
-    for point in layers[BODY_LAYERS + 1 :]:
+    for point in layers[recipe.body_layers + 1 :]:
         chain.dense(round(_log_uniform(16, 1500, point[1])))
         if point[2] < 0.5:
             chain.relu()
@@ -135,18 +179,21 @@ def _network(points: qmc.Halton, random: np.random.Generator) -> ir.Model:
     return chain.model(image)
 
 
-def _body_layer(chain: _Chain, point: NDArray[np.float64]) -> None:
-    kind = KINDS[int(len(KINDS) * point[0])]
+def _body_layer(chain: _Chain, point: NDArray[np.float64], kinds: tuple[str, ...]) -> None:
+    kind = kinds[int(len(kinds) * point[0])]
     before, height, width = chain.size
     smallest, source = min(height, width), chain.last
-    if smallest < LEAST_TO_SHRINK and kind in {"strided", "unpadded", "depthwise-strided", "max-pool", "average-pool"}:
-        kind = "square"
+    if smallest < LEAST_TO_SHRINK and kind in SHRINKING:
+        kind = "depthwise" if kinds is LIGHT_KINDS else "square"
+    if kind == "shortcut":
+        chain.shortcut()
+        return
     if kind == "sum":
         pooled = chain.pool("MaxPool", 1)
         chain.node("Add", [source, pooled])
         return
     if kind.endswith("pool"):
-        chain.pool("MaxPool" if kind == "max-pool" else "AveragePool", 1 + int(2 * point[1]))
+        chain.pool("MaxPool" if kind == "max-pool" else "AveragePool", 1 + int(2 * point[1]), 2 + int(2 * point[2]))
         return
     side = 3 if kind != "large" else 5
     kernel = {"pointwise": (1, 1), "row": (1, 3), "column": (3, 1)}.get(kind, (side, side))

@@ -43,6 +43,13 @@ class Probe:
         """What is compiled: the network as it is, or with QDQ nodes."""
         return self.model if self.bits is None else quantized_copy(self.model, self.bits)
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the network's only input, batch included."""
+        (start,) = self.model.graph.inputs
+        assert start.shape is not None
+        return tuple(int(size) for size in start.shape.numpy())
+
     def widths(self, node: str) -> Widths:
         """Widths that a node has.
 
@@ -64,17 +71,18 @@ class Probe:
         alone = [node for node in self.facts.nodes if node.fused_into is None and kind_of(node) != "free"]
         return {node.name: (node, merged[node.name]) for node in alone}
 
-    def measured(self, sample: KernelSample) -> MeasuredKernel:
+    def measured(self, sample: KernelSample, usual_s: float) -> MeasuredKernel:
         """A sample of this network with its facts.
 
         Args:
             sample: One of its operations.
+            usual_s: Seconds of the reference kernel at the usual clock.
 
         Returns:
             What a fit needs.
         """
         node, merged = self.kernels[sample.operation]
-        return MeasuredKernel(node, merged, self.widths(sample.operation), sample.seconds)
+        return MeasuredKernel(node, merged, self.widths(sample.operation), sample.seconds(usual_s))
 
 
 def model_probes(models: Mapping[str, ir.Model], widths: Sequence[BitWidths]) -> Iterator[Probe]:

@@ -6,6 +6,7 @@ conditions, and leaves all else in the file. A last line that was cut off is dro
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,6 @@ class KernelSample:
         weight_bits: Width of its weight, 32 in floating point.
         activation_bits: Width of activations.
         timings: One for each kernel that the operation calls.
-        disturbed: Whether the machine was disturbed each time that it was tried.
     """
 
     network: str
@@ -58,12 +58,28 @@ class KernelSample:
     weight_bits: int
     activation_bits: int
     timings: tuple[KernelTiming, ...]
-    disturbed: bool
 
-    @property
-    def seconds(self) -> float:
-        """Of all its kernels together."""
-        return sum(timing.seconds for timing in self.timings)
+    def seconds(self, usual_s: float) -> float:
+        """Of all its kernels together.
+
+        Args:
+            usual_s: Seconds of the reference kernel at the usual clock.
+
+        Returns:
+            Seconds.
+        """
+        return sum(timing.seconds(usual_s) for timing in self.timings)
+
+    def is_good(self, usual_s: float) -> bool:
+        """Whether the machine was itself while its kernels were timed.
+
+        Args:
+            usual_s: Seconds of the reference kernel on an undisturbed machine.
+
+        Returns:
+            True if it was.
+        """
+        return all(timing.is_good(usual_s) for timing in self.timings)
 
 
 @dataclass(frozen=True)
@@ -73,14 +89,12 @@ class NetworkSample:
     Attributes:
         network: Which network.
         calls: Kernels that it calls.
-        kernels_s: Sum over these calls of what each kernel takes by itself.
-        latencies_s: Samples of a run.
+        timing: Of runs of it.
     """
 
     network: str
     calls: int
-    kernels_s: float
-    latencies_s: tuple[float, ...]
+    timing: KernelTiming
 
 
 Sample = KernelSample | NetworkSample
@@ -187,16 +201,40 @@ class SampleFile:
         for sample in self.kernels:
             yield from sample.timings
 
+    def usual_s(self) -> float:
+        """What the reference kernel takes on an undisturbed machine: the clock to which measurements are brought.
 
-def undisturbed(samples: Sequence[KernelSample]) -> list[KernelSample]:
-    """Samples that a fit shall use: the last one of each operation, outliers left out.
+        Returns:
+            The lower quartile of its seconds over all measurements, since disturbances only add time; infinite if
+            nothing was measured.
+        """
+        seconds = sorted(value for timing in self.timings() for value in timing.reference_s)
+        return seconds[len(seconds) // 4] if seconds else math.inf
+
+    def kernels_s(self, network: str) -> float:
+        """Sum of what the kernels of a network take by themselves, at the usual clock.
+
+        Args:
+            network: Its name.
+
+        Returns:
+            Seconds.
+        """
+        latest = {sample.operation: sample for sample in self.kernels if sample.network == network}
+        usual_s = self.usual_s()
+        return sum(sample.seconds(usual_s) for sample in latest.values())
+
+
+def undisturbed(samples: Sequence[KernelSample], usual_s: float) -> list[KernelSample]:
+    """Samples that a fit shall use: the last one of each operation, disturbed ones left out.
 
     Args:
         samples: In the order of the file.
+        usual_s: Seconds of the reference kernel on an undisturbed machine.
 
     Returns:
-        Those without a flag; all of them if most are flagged, since the machine is then always like that.
+        The good ones; all of them if most are not, since the machine is then always like that.
     """
     latest = {(sample.network, sample.operation): sample for sample in samples}
-    good = [sample for sample in latest.values() if not sample.disturbed]
+    good = [sample for sample in latest.values() if sample.is_good(usual_s)]
     return good if 2 * len(good) > len(latest) else list(latest.values())

@@ -1,7 +1,7 @@
 """Cost on a device that was calibrated: latency by terms fitted to measured kernels, energy as the roofline model's.
 
     latency_s = (sum over terms of count x seconds) x exp(sum of the correction's trees)
-                + seconds of the call + weight bytes x seconds of a byte that left the caches
+                + seconds of the call + bytes of weights that left the caches x seconds of one (cold_weights)
 
 Counts are those of `kernel_terms`. What a calibration did not measure (a class of kernels, a width) is an error.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import exp
 
 from codesign.cost.base import NodeCost
+from codesign.cost.cold_weights import cold_bytes
 from codesign.cost.kernel_terms import OPTIONAL, arithmetic_of, class_of, features_of, terms_of
 from codesign.cost.operators import kind_of
 from codesign.cost.roofline import RooflineModel
@@ -18,7 +19,7 @@ from codesign.errors import InputError
 from codesign.hardware.calibration import Calibration, KernelFit, Tree
 from codesign.hardware.profile import HardwareProfile
 from codesign.ir.annotations import Provenance
-from codesign.plan.facts import NodeFacts, packed_weight_bytes
+from codesign.plan.facts import NodeFacts
 from codesign.quantization.scheme import Widths
 
 MEMORY_TERMS = frozenset({
@@ -89,8 +90,8 @@ class CalibratedModel:
             Seconds.
         """
         call_s = 0.0 if node.fused_into is not None else self.calibration.call_s
-        cold_bytes = packed_weight_bytes(node, bits) if node.weight_elements else 0
-        return call_s + cold_bytes * self.calibration.cold_s_per_weight_byte
+        cold, far = cold_bytes(node, bits, self.profile.memories)
+        return call_s + cold * self.calibration.cold_s_per_weight_byte + far * self.calibration.far_s_per_weight_byte
 
     def kernel_s(self, node: NodeFacts, bits: Widths) -> tuple[float, str]:
         """Seconds of a node's kernel by itself, and what bounds it.

@@ -9,8 +9,8 @@ A node that multiplies, with the loops of `kernel_tiles`:
     conflicts        steps x (streams of operands beyond the ways of one set of the first cache)
     tiles            tiles                                       starting a sum
     epilogues        vectors of outputs                          bias, activation, requantisation, store
-    unrolled         vectors of outputs x blocks                 the same in products of a matrix and one row, where all
-                                                                 blocks are finished at once
+    partials         vectors of outputs x parts                  sums over parts of the input, in products of a matrix
+                                                                 and one row
     padding          vectors copied                              the input with its padding
     unpack_B         weights of B bits, whole vectors            turning them into 8 bits
     from_image       elements of a network's input               bringing its few channels into the kernels' order
@@ -132,7 +132,7 @@ def _multiplying_terms(
     small, large = _capacities(memories)
     element = bits.activation / 8
     steps = float(loops.tiles * loops.steps)
-    tile_weights = loops.steps * loops.blocks * loops.lanes * loops.inner * element
+    tile_weights = loops.tile_weights * element
     inputs = node.input_elements * element
     working_set = _bytes(node, bits)
     terms = {
@@ -144,7 +144,7 @@ def _multiplying_terms(
         "conflicts": steps * _crowded_streams(loops, node, element, small),
         "tiles": float(loops.tiles),
         "epilogues": loops.outputs / loops.lanes,
-        "unrolled": loops.outputs / loops.lanes * loops.blocks if loops.is_vector else 0.0,
+        "partials": loops.outputs / loops.lanes * loops.columns if loops.is_vector else 0.0,
         "padding": loops.padded / loops.copy_width,
         "weights_l2": loops.tiles * float(tile_weights) if tile_weights > small / 2 else 0.0,
         "inputs_l2": loops.passes * float(inputs) if inputs > small / 2 else 0.0,
@@ -152,7 +152,7 @@ def _multiplying_terms(
         **_beyond(working_set, small, large),
     }
     if bits.weight < 8:
-        terms[f"unpack_{bits.weight}"] = float(loops.steps * loops.inner * loops.lanes * loops.blocks * loops.passes)
+        terms[f"unpack_{bits.weight}"] = float(loops.tile_weights * loops.passes)
     return terms
 
 

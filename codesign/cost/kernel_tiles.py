@@ -54,6 +54,12 @@ class TiledLoops:
         """Vectors of sums in flight."""
         return self.columns * self.blocks
 
+    @property
+    def tile_weights(self) -> int:
+        """Weights that one tile reads."""
+        parts = self.columns if self.is_vector else 1
+        return self.steps * parts * self.inner * self.lanes * self.blocks
+
 
 @dataclass(frozen=True)
 class _Sizes:

@@ -13,16 +13,15 @@ import numpy as np
 import onnx_ir as ir
 
 from codesign.backend.kernel_timing import LocalKernelRunner
-from codesign.backend.local_runner import LocalRunner
 from codesign.backend.tvm_process import IsolatedTvmCompiler
 from codesign.calibration.device import compile_reference, conditions_of, vector_unit
-from codesign.calibration.drift import drift
+from codesign.calibration.drift import ClockRange, clock_range
 from codesign.calibration.fitting import FittedClass, MeasuredKernel, fit_classes
 from codesign.calibration.measuring import Device, Session
 from codesign.calibration.network_overhead import network_overhead
 from codesign.calibration.probes import Probe, drawn_probes, model_probes
 from codesign.calibration.profile_file import write_profile
-from codesign.calibration.samples import Conditions, NetworkSample, SampleFile, undisturbed
+from codesign.calibration.samples import Conditions, SampleFile, undisturbed
 from codesign.cost.calibrated import CalibratedModel
 from codesign.errors import InputError
 from codesign.hardware.calibration import Calibration, VectorUnit
@@ -63,14 +62,14 @@ class NetworkCheck:
     Attributes:
         network: Which.
         predicted_s: By the calibrated model, fitted with its kernels among others.
-        measured_s: Fastest sample.
-        median_s: Median sample.
+        measured_s: At the usual clock.
+        fastest_s: Fastest sample, at whatever clock it ran.
     """
 
     network: str
     predicted_s: float
     measured_s: float
-    median_s: float
+    fastest_s: float
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,8 @@ class CalibrationResult:
         fits: One for each class.
         networks: Every network that was measured whole.
         kernels: Kernels that were used.
-        disturbed: Kernels that were left out, since the machine was disturbed.
-        drift: Change of the reference kernel's time in the course of the measurements.
+        disturbed: Kernels that were left out, since the machine changed its speed whenever they were timed.
+        clock: How fast the reference kernel was in the course of the measurements.
         relative_error: Nine in ten held-out kernels are off by less.
         within_10_percent: Share of held-out kernels off by at most 10 %.
     """
@@ -114,7 +113,7 @@ class CalibrationResult:
     networks: tuple[NetworkCheck, ...]
     kernels: int
     disturbed: int
-    drift: float
+    clock: ClockRange
     relative_error: float
     within_10_percent: float
 
@@ -186,7 +185,7 @@ def _measured_probes(
 ) -> Sequence[Probe]:
     compiler = IsolatedTvmCompiler()
     reference = compile_reference(compiler, target, folder)
-    device = Device(target, compiler, LocalKernelRunner(), LocalRunner(), reference)
+    device = Device(target, compiler, LocalKernelRunner(), reference)
     session = Session(device, file, folder, progress, request.budget_s)
     own = model_probes(models, profile.bit_widths)
     drawn = drawn_probes(profile.bit_widths, request.seed)
@@ -209,10 +208,10 @@ def _write(measured: Measured, out: Path, seed: int) -> CalibrationResult:
         out,
         measured,
         fits,
-        check_networks(calibrated, measured.probes, file.networks),
+        check_networks(calibrated, measured.probes, file),
         kernels,
-        sum(sample.disturbed for sample in file.kernels),
-        drift(list(file.timings())),
+        sum(not sample.is_good(file.usual_s()) for sample in file.kernels),
+        clock_range(list(file.timings())),
         float(np.quantile(errors, 0.9)),
         float(np.mean(errors <= 0.1)),
     )
@@ -241,12 +240,13 @@ def calibrated_profile(
     if not fits:
         raise InputError(f"{file.path}: {len(kernels)} kernels are too few to fit anything; raise the budget")
     errors = np.abs(np.concatenate([fit.held_out_errors for fit in fits]))
-    overhead = network_overhead(file.networks, measured.probes)
+    overhead = network_overhead(file, measured.probes, profile.memories)
     calibration = Calibration(
         source=source,
         unit=measured.unit,
         call_s=overhead.call_s,
         cold_s_per_weight_byte=overhead.cold_s_per_weight_byte,
+        far_s_per_weight_byte=overhead.far_s_per_weight_byte,
         fits=tuple(fit.fit for fit in fits),
     )
     changes = {
@@ -262,9 +262,10 @@ def _usable(file: SampleFile, probes: Sequence[Probe]) -> list[MeasuredKernel]:
     """Samples of the probes at hand, equal kernels once."""
     by_name = {probe.name: probe for probe in probes}
     chosen: dict[tuple[str, int, int], list[MeasuredKernel]] = {}
-    for sample in undisturbed(file.kernels):
+    usual_s = file.usual_s()
+    for sample in undisturbed(file.kernels, usual_s):
         if sample.network in by_name and sample.operation in by_name[sample.network].kernels:
-            kernel = by_name[sample.network].measured(sample)
+            kernel = by_name[sample.network].measured(sample, usual_s)
             key = (kernel.shape_key, kernel.bits.weight, kernel.bits.activation)
             chosen.setdefault(key, []).append(kernel)
     middle = (statistics.median(kernel.seconds for kernel in same) for same in chosen.values())
@@ -281,22 +282,20 @@ def _source(conditions: Conditions, samples: Path) -> str:
     )
 
 
-def check_networks(
-    profile: HardwareProfile, probes: Sequence[Probe], networks: Sequence[NetworkSample]
-) -> tuple[NetworkCheck, ...]:
+def check_networks(profile: HardwareProfile, probes: Sequence[Probe], file: SampleFile) -> tuple[NetworkCheck, ...]:
     """Predicts every network that was measured whole.
 
     Args:
         profile: Calibrated.
         probes: The networks.
-        networks: How long they took.
+        file: How long they took.
 
     Returns:
         One check a network; those with a node that the model cannot price are left out.
     """
     model, by_name = CalibratedModel(profile), {probe.name: probe for probe in probes}
     checks = []
-    for sample in networks:
+    for sample in file.networks:
         probe = by_name.get(sample.network)
         if probe is None:
             continue
@@ -304,6 +303,7 @@ def check_networks(
             predicted = sum(model.price_node(n, probe.widths(n.name)).latency_s for n in probe.facts.nodes)
         except InputError:  # too few kernels of some class were measured
             continue
-        latencies = sample.latencies_s
-        checks.append(NetworkCheck(probe.name, predicted, min(latencies), statistics.median(latencies)))
+        measured_s = sample.timing.seconds(file.usual_s())
+        fastest_s = min(min(row) for row in sample.timing.samples_s)
+        checks.append(NetworkCheck(probe.name, predicted, measured_s, fastest_s))
     return tuple(checks)

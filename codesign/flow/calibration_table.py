@@ -24,8 +24,9 @@ def calibration_tables(result: CalibrationResult) -> tuple[Table, ...]:
         "within 10 %",
         title="Held-out kernels: predicted by a fit that did not see their shape",
         caption=f"{result.kernels} kernels, {result.disturbed} left out as disturbed; all: 9 in 10 within "
-        f"{result.relative_error:.0%}, {result.within_10_percent:.0%} within 10 %; the reference kernel drifted by "
-        f"{result.drift:+.1%}.",
+        f"{result.relative_error:.0%}, {result.within_10_percent:.0%} within 10 %; all times "
+        f"are those of the clock at which the reference kernel takes {seconds(result.clock.usual_s)}; it took "
+        f"{seconds(result.clock.fastest_s)} to {seconds(result.clock.slowest_s)} drift {result.clock.drift:+.1%}.",
     )
     for found in result.fits:
         errors = np.abs(found.held_out_errors)
@@ -39,7 +40,11 @@ def calibration_tables(result: CalibrationResult) -> tuple[Table, ...]:
     if not result.networks:
         return (classes,)
     networks = Table(
-        "network", "predicted", "measured", "error", title="Whole networks: calibrated model against the fastest sample"
+        "network",
+        "predicted",
+        "measured",
+        "error",
+        title="Whole networks: calibrated model against measurement at the same clock",
     )
     for check in result.networks:
         error = check.predicted_s / check.measured_s - 1

@@ -116,7 +116,8 @@ class Calibration(StrictModel):
         source: Device, versions, date, and where the raw samples are.
         unit: Vectors that kernels were compiled for.
         call_s: Seconds that a network needs to call a kernel.
-        cold_s_per_weight_byte: Seconds for a byte of weights that other layers drove from the caches.
+        cold_s_per_weight_byte: Seconds for a byte of weights that other layers drove from the first cache.
+        far_s_per_weight_byte: Further seconds for a byte that they drove from the second cache as well.
         fits: One for each class and arithmetic that was measured.
     """
 
@@ -124,6 +125,7 @@ class Calibration(StrictModel):
     unit: VectorUnit
     call_s: NotNegative
     cold_s_per_weight_byte: NotNegative = 0.0
+    far_s_per_weight_byte: NotNegative = 0.0
     fits: tuple[KernelFit, ...] = Field(min_length=1)
 
     @field_validator("fits")

@@ -1,7 +1,7 @@
 """What a decision must know about a network, as immutable values without the graph."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from codesign.quantization.scheme import BitWidths, Widths
@@ -35,6 +35,19 @@ class ConvGeometry:
 
 
 @dataclass(frozen=True)
+class Footprint:
+    """What one run of a network touches: whether a weight is still in a cache when its turn comes again.
+
+    Attributes:
+        weight_elements: Of all constant weights.
+        live_elements: Activation elements alive at once, at most.
+    """
+
+    weight_elements: int
+    live_elements: int
+
+
+@dataclass(frozen=True)
 class NodeFacts:
     """What is known of one node.
 
@@ -52,6 +65,7 @@ class NodeFacts:
         consumers: Names of the nodes that read its results.
         fused_into: Name of the node whose kernel computes this one on the way out; None where it runs by itself.
         window: Loop bounds of a pooling node, each channel a group of its own; None for other nodes.
+        network: What the whole network touches.
     """
 
     name: str
@@ -67,6 +81,7 @@ class NodeFacts:
     consumers: tuple[str, ...]
     fused_into: str | None = None
     window: ConvGeometry | None = None
+    network: Footprint = field(default=Footprint(0, 0), repr=False)  # says nothing of the node itself
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ def _node_to_json(node: NodeFacts) -> dict[str, object]:
     fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
     for name in ("geometry", "window"):
         fields[name] = None if fields[name] is None else dataclasses.asdict(fields[name])
+    fields["network"] = dataclasses.asdict(node.network)
     return fields | {"loss_increase_nats": losses, "consumers": list(node.consumers)}
 
 

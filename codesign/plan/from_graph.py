@@ -8,7 +8,7 @@ from codesign.ir.annotation import find, read
 from codesign.ir.annotations import Sensitivity, Work, is_weighted
 from codesign.ir.program import Program, name_of
 from codesign.ir.serialization import graph_digest
-from codesign.plan.facts import GraphFacts, NodeFacts
+from codesign.plan.facts import Footprint, GraphFacts, NodeFacts
 from codesign.plan.geometry import geometry_of, pooling_window_of
 from codesign.plan.liveness import fusion_roots, live_elements
 from codesign.quantization.scheme import BitWidths
@@ -30,11 +30,13 @@ def facts_of(program: Program) -> GraphFacts:
     graph = program.graph.graph
     root_of = fusion_roots(graph)
     alive = live_elements(graph, root_of)
-    nodes = (_node_facts(node, live, root_of) for node, live in zip(graph, alive, strict=True))
+    weights = sum(read(node, Work).weight_elements for node in graph if is_weighted(node))
+    network = Footprint(weights, max(alive, default=0))
+    nodes = (_node_facts(node, live, root_of, network) for node, live in zip(graph, alive, strict=True))
     return GraphFacts(tuple(nodes), graph_digest(program.graph))
 
 
-def _node_facts(node: ir.Node, live: int, root_of: Mapping[str, str]) -> NodeFacts:
+def _node_facts(node: ir.Node, live: int, root_of: Mapping[str, str], network: Footprint) -> NodeFacts:
     work = read(node, Work)
     geometry = geometry_of(node)
     weighted = is_weighted(node)
@@ -53,6 +55,7 @@ def _node_facts(node: ir.Node, live: int, root_of: Mapping[str, str]) -> NodeFac
         consumers=tuple(name_of(reader) for reader in _readers(node)),
         fused_into=root_of.get(name),
         window=pooling_window_of(node),
+        network=network,
     )
 
 

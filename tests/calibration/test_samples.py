@@ -6,22 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from codesign.backend.kernel_timing import KernelTiming
+from codesign.backend.kernel_timing import NETWORK, KernelTiming
 from codesign.calibration.samples import Conditions, KernelSample, NetworkSample, SampleFile, undisturbed
 from codesign.errors import InputError
 
 HERE = Conditions("a processor", 1, "vectors", "tvm 1")
-TIMING = KernelTiming("conv_i4", ((3e-6, 2e-6), (2.5e-6,)), (1e-6, 1.1e-6))
-SAMPLE = KernelSample("net", "conv", "Conv 3x3", 4, 8, (TIMING, TIMING), disturbed=False)
+TIMING = KernelTiming("conv_i4", ((3e-6, 2e-6), (2.5e-6,)), (1e-6, 1.02e-6, 1.02e-6))
+SAMPLE = KernelSample("net", "conv", "Conv 3x3", 4, 8, (TIMING, TIMING))
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     file = SampleFile(tmp_path / "deep" / "s.jsonl", HERE)
     file.add(SAMPLE)
-    file.add(NetworkSample("net", 12, 1e-4, (2e-4, 3e-4)))
+    file.add(NetworkSample("net", 12, KernelTiming(NETWORK, ((2e-4, 3e-4),), (1e-6, 1e-6))))
     again = SampleFile(file.path, HERE)
     assert (again.kernels, again.networks) == (file.kernels, file.networks)
-    assert again.kernels[0].seconds == pytest.approx(4e-6)  # the fastest sample of the middle placement of each kernel
+    assert again.usual_s() == 1e-6
+    assert again.kernels_s("net") == pytest.approx(again.kernels[0].seconds(1e-6))
+    # the fastest sample of the middle placement, which ran at a slightly faster clock, of two kernels
+    assert again.kernels[0].seconds(1.01e-6) == pytest.approx(2 * 2e-6)
     assert again.is_complete("net")
     assert again.measured_operations("net") == {"conv"}
     assert not again.is_complete("other")
@@ -61,8 +64,17 @@ def test_samples_of_other_conditions_are_kept_and_not_used(tmp_path: Path) -> No
 
 
 def test_the_last_measurement_counts_and_outliers_do_not() -> None:
-    bad = replace(SAMPLE, disturbed=True)
+    bad = replace(SAMPLE, timings=(KernelTiming("conv_i4", ((1e-6,),), (1.5e-6, 1.5e-6)),))
     others = [replace(SAMPLE, operation=f"op{i}") for i in range(3)]
-    assert undisturbed([bad, *others]) == others
-    assert undisturbed([bad, *others, SAMPLE]) == [SAMPLE, *others]
-    assert undisturbed([bad]) == [bad]  # a machine that is always like that
+    assert undisturbed([bad, *others], 1e-6) == others
+    assert undisturbed([bad, *others, SAMPLE], 1e-6) == [SAMPLE, *others]
+    assert undisturbed([bad], 1e-6) == [bad]  # a machine that is always like that
+    assert undisturbed([bad], 1.5e-6) == [bad]
+
+
+def test_disturbances_do_not_count_as_usual(tmp_path: Path) -> None:
+    file = SampleFile(tmp_path / "s.jsonl", HERE)
+    assert file.usual_s() == float("inf")
+    for reference_s in (1.4e-6, 1e-6, 1.01e-6, 1.5e-6):
+        file.add(replace(SAMPLE, timings=(KernelTiming("k", ((1e-6,),), (reference_s, reference_s)),)))
+    assert file.usual_s() == 1.01e-6

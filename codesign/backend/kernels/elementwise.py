@@ -98,13 +98,13 @@ def _vectorized(arguments: list[te.Tensor]) -> tirx.PrimFunc:
     loops = s.get_loops(s.get_sblock("out"))
     last = int(s.get(loops[-1]).extent)
     loop = s.fuse(*loops)
-    width = _vector_width(int(s.get(loop).extent), last)
+    width = vector_width(int(s.get(loop).extent), last)
     if width > 1:
         s.vectorize(s.split(loop, [None, width])[1])
     return s.mod["main"]
 
 
-def _vector_width(elements: int, last: int) -> int:
+def vector_width(elements: int, last: int) -> int:
     """Elements that are treated at once, near 64.
 
     A vector that crosses the end of the last axis is loaded element by element, and LLVM narrows 16 numbers to bytes
