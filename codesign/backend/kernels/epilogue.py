@@ -168,7 +168,7 @@ def rounded(value: "tirx.Expr") -> "tirx.Expr":
     """
     from tvm import te
 
-    return te.nearbyint(value).astype("int32")
+    return _nearest(value).astype("int32")
 
 
 def to_uint8(value: "tirx.Expr", zero: "tirx.Expr") -> "tirx.Expr":
@@ -197,4 +197,11 @@ def to_uint8_saturated(value: "tirx.Expr", low: "tirx.Expr", high: "tirx.Expr") 
     """
     from tvm import te
 
-    return clamped(te.nearbyint(value), low, high).astype("int32").astype("uint8")
+    return clamped(_nearest(value), low, high).astype("int32").astype("uint8")
+
+
+def _nearest(value: "tirx.Expr") -> "tirx.Expr":
+    """The nearest integer, ties to even; LLVM's intrinsic by name, since TVM does not vectorise its own operator."""
+    from tvm import tirx
+
+    return tirx.call_llvm_pure_intrin("float32", "llvm.nearbyint", value)

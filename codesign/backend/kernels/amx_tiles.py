@@ -1,0 +1,105 @@
+"""How a convolution is cut into AMX tiles: outputs by 16 pixels x 16 channels, sums by up to 64 bytes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.backend.kernels.geometry import ConvolutionShape
+from codesign.backend.kernels.packing import INNER, LANES
+
+TILE_ROWS = 16
+TILE_BYTES = 64
+ACCUMULATORS = 4
+"""Tiles that hold sums; the other four hold operands."""
+
+
+@dataclass(frozen=True)
+class AmxTiles:
+    """Tiles of one kernel.
+
+    The sum runs over kernel rows; in each, over the `KW C` bytes of neighbouring pixels, which lie one after the
+    other (no im2col), in blocks of equal size. A block that would reach beyond the end starts earlier instead, and its
+    weights for bytes that another block holds are zero, so that nothing beyond an image is ever read. In the same
+    way the last tile of a row starts earlier, and computes some pixels twice.
+
+    Attributes:
+        rows: Neighbouring output pixels of a tile, at most 16.
+        in_row: Tiles of one row of the output.
+        depth: Bytes of a block of the sum, a multiple of 4, at most 64.
+        starts: Where the blocks start in the bytes of one kernel row.
+        pixels: Tiles of pixels that are summed side by side.
+        channels: Tiles of channels that are summed side by side.
+    """
+
+    rows: int
+    in_row: int
+    depth: int
+    starts: tuple[int, ...]
+    pixels: int
+    channels: int
+
+    @property
+    def weight_rows(self) -> int:
+        """Rows of 16 x 4 weights for one kernel row."""
+        return len(self.starts) * self.depth // INNER
+
+
+def amx_tiles(shape: ConvolutionShape, height: int, width: int) -> AmxTiles:
+    """Cuts a convolution, or the part of it that one thread computes.
+
+    Args:
+        shape: The convolution; its input channels are a multiple of 4.
+        height: Rows of the output.
+        width: Columns of the output.
+
+    Returns:
+        The tiles.
+    """
+    in_row = -(-width // TILE_ROWS)
+    rows = -(-width // in_row)
+    run = shape.kernel[1] * shape.in_channels
+    depth, starts = _blocks(run)
+    tiles = height * in_row
+    best, best_cost = (1, 1), float("inf")
+    for pixels in range(1, min(ACCUMULATORS, tiles) + 1):
+        for channels in range(1, ACCUMULATORS // pixels + 1):
+            if shape.blocks % channels:
+                continue
+            loads = (pixels * rows + channels * depth // INNER) / 2  # two cache lines a cycle
+            cycles = max(pixels * channels * rows, loads) + loads / 4
+            cost = cycles * -(-tiles // pixels) * (shape.blocks // channels)
+            if cost < best_cost:
+                best, best_cost = (pixels, channels), cost
+    return AmxTiles(rows, in_row, depth, starts, *best)
+
+
+def _blocks(run: int) -> tuple[int, tuple[int, ...]]:
+    """Size and starts of the fewest blocks that cover a run of bytes."""
+    count = -(-run // TILE_BYTES)
+    if run % (count * INNER) == 0:
+        depth = run // count
+        return depth, tuple(i * depth for i in range(count))
+    return TILE_BYTES, tuple(min(i * TILE_BYTES, run - TILE_BYTES) for i in range(count))
+
+
+def amx_weights(blocks: NDArray[np.int8], tiles: AmxTiles) -> NDArray[np.int8]:
+    """Weights in the order in which tiles load them.
+
+    Args:
+        blocks: `[C_out/16, KH, KW, C_in/4, 16, 4]`.
+        tiles: The tiles.
+
+    Returns:
+        `[C_out/16, KH, weight_rows, 64]`; rows that an earlier block holds too are zero.
+    """
+    by_row = blocks.reshape(*blocks.shape[:2], -1, LANES * INNER)
+    result = np.zeros((*by_row.shape[:2], tiles.weight_rows, LANES * INNER), np.int8)
+    size, done = tiles.depth // INNER, 0
+    for number, start in enumerate(tiles.starts):
+        first = start // INNER
+        fresh = slice(max(first, done), first + size)
+        offset = number * size - first
+        result[:, :, fresh.start + offset : fresh.stop + offset] = by_row[:, :, fresh]
+        done = first + size
+    return result
