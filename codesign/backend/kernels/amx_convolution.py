@@ -158,7 +158,8 @@ def _one_share(kernel: _Kernel, first_row: Expression, first_column: Expression)
                     column = te.min(number % tiles.in_row * tiles.rows, share.columns - tiles.rows)
                     places.append((number // tiles.in_row, column))
                 corners = [(top + row * shape.stride[0], left + c * shape.stride[1]) for row, c in places]
-                _sum(kernel, source, corners, (kernel.weight, block) if unpacked is None else (unpacked, 0), sums)
+                weight = (kernel.weight, block) if unpacked is None else (unpacked, 0)
+                _sum(kernel, source, corners, weight, block * LANES, sums)
                 for pixel, (row, column) in enumerate(places):
                     _finish(kernel, sums, pixel, (first_row + row, first_column + column), block)
         amx.release()
@@ -169,15 +170,16 @@ def _sum(
     source: Buffer,
     corners: list[tuple[Expression, Expression]],
     weight: tuple[Buffer, Expression],
+    first_channel: Expression,
     sums: Buffer,
 ) -> None:
-    """Sums a group of tiles and stores it."""
+    """Sums a group of tiles, biases included, and stores it."""
     shape, tiles = kernel.shape, kernel.tiles
     pixel_stride = shape.stride[1] * shape.in_channels
     weights, block = weight
     numbers = [(p, c) for p in range(tiles.pixels) for c in range(tiles.channels)]
-    for number in range(len(numbers)):
-        amx.zero(number)
+    for number, (_, c) in enumerate(numbers):  # a stride of 0 repeats the channels' biases in all rows
+        amx.load(number, kernel.bias[first_channel + c * LANES], 0)
     with build.serial(0, shape.kernel[0]) as tap, build.serial(0, len(tiles.starts)) as part:
         last = shape.kernel[1] * shape.in_channels - tiles.depth
         start = te.min(part * tiles.depth, last)
@@ -206,7 +208,7 @@ def _finish(
     with build.serial(0, kernel.tiles.rows) as number, build.vectorized(0, lanes) as lane:
         channel = block * LANES + lane
         index = [0, place[0], place[1] + number, channel]
-        total = sums[pixel, number, lane] + kernel.bias[channel]
+        total = sums[pixel, number, lane]
         residual = None if kernel.residual is None else kernel.residual[tuple(index)]
         value = kernel.epilogue.apply(total, kernel.scale[channel], kernel.zeros, kernel.factors, residual)
         build.buffer_store(kernel.out, value, index)
