@@ -6,7 +6,6 @@
 It imports nothing of codesign, so that the interpreter of another environment can run it.
 """
 
-import importlib.util
 import json
 import sys
 import time
@@ -26,8 +25,6 @@ def load_tvm(path: str, threads: int, precision: str) -> tuple[Callable[[Images]
     import tvm
     from tvm import relax
 
-    if importlib.util.find_spec("codesign.backend.amx_permission"):
-        importlib.import_module("codesign.backend.amx_permission").request_amx()
     function = relax.VirtualMachine(tvm.runtime.load_module(path), tvm.cpu())["main"]
 
     def prepared(image: Images) -> Run:

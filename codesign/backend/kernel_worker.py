@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from codesign.backend.kernel_table import KernelArgument, KernelCall
 from codesign.backend.kernel_timing import read_request
+from codesign.hardware.amx_permission import request_amx
 
 REFERENCE_REPEATS = 5
 PAGE, LINE = 4096, 64
@@ -90,6 +91,7 @@ def main(path: str) -> None:
         ValueError: The library does not hold the reference kernel.
     """
     request = read_request(Path(path))
+    request_amx()  # only the first kernel of a network asks by itself
     timer = Timer(_kernels_of(request.library), request.sample_s)
     reference = Timer(_kernels_of(request.reference_library), request.sample_s).prepared(request.reference)
     if reference is None:

@@ -15,7 +15,7 @@ from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.matrix_product import matrix_product
 from codesign.backend.kernels.packing import LANES, round_up
-from codesign.backend.layers import addition_factors, layer_constants, layer_kernel
+from codesign.backend.layers import addition_factors, layer_constants, layer_kernel, runs_on_amx
 from codesign.backend.operations import (
     Addition,
     Concatenation,
@@ -119,7 +119,9 @@ def _convolution(builder: ValueStore, layer: Convolution) -> None:
         other = layer.residual.tensor
         added = builder.rows(other) if layer.dense else builder.image(other, out_channels)
         arguments.append(builder.reshape(added.value, out_shape))
-    key, make = layer_kernel(layer, shape, builder.isa, builder.threads)
+    on_amx = runs_on_amx(layer, shape, builder.isa)
+    key, make = layer_kernel(layer, shape, builder.isa, builder.threads, on_amx and not builder.asked_for_amx)
+    builder.asked_for_amx |= on_amx
     value = builder.call(key, make, arguments, out_shape, layer.output.dtype)
     builder.put(layer.output, Layout.ROWS if layer.dense else Layout.IMAGE, value, out_channels)
 

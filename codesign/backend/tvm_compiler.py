@@ -10,6 +10,7 @@ from codesign.backend.qdq_graph import Network, read_network
 from codesign.backend.sidecar import Sidecar
 from codesign.errors import CompileError
 from codesign.files import replacing
+from codesign.hardware.amx_permission import request_amx
 from codesign.hardware.target import Target, TvmTarget
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ def tvm_target(settings: TvmTarget, threads: int) -> "tvm.target.Target":
     description = {"kind": settings.kind, "mcpu": mcpu, "num-cores": threads, "opt-level": 3}
     if settings.mtriple is not None:
         description["mtriple"] = settings.mtriple
+    if settings.mcpu == "native" and not request_amx():  # a virtual machine may hide what its processor's name promises
+        description["mattr"] = ["-amx-tile", "-amx-int8", "-amx-bf16"]
     target = tvm.target.Target(description)
     if settings.mtriple is None and mcpu not in codegen.llvm_get_cpu_archlist(target):
         raise CompileError(f"mcpu {mcpu!r} is unknown to LLVM; use 'native' or a name that `llc -mcpu=help` lists")

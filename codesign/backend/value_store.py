@@ -80,6 +80,7 @@ class ValueStore:
         weight_bytes: Bytes of weights stored so far.
         position: Which operation is being written.
         calls: Calls of kernels so far.
+        asked_for_amx: Whether a kernel so far asks for permission to use AMX.
     """
 
     isa: InstructionSet
@@ -90,6 +91,7 @@ class ValueStore:
     weight_bytes: int = 0
     position: int = 0
     calls: list[TemplateCall] = field(default_factory=list)
+    asked_for_amx: bool = False
 
     def call(
         self,

@@ -91,7 +91,7 @@ def amx_convolution(
     share = shares(shape, threads)
     tiles = amx_tiles(shape, share.rows, share.columns)
     out_shape = (1, shape.out_height, shape.out_width, shape.out_channels)
-    stored = (shape.blocks, shape.kernel[0], tiles.weight_rows, LANES * INNER * bits // 8)
+    stored = (shape.blocks, shape.kernel[0], tiles.sums.weight_rows, LANES * INNER * bits // 8)
     with IRBuilder() as builder:
         with build.prim_func(s_tir=True):
             build.func_name("main")
@@ -144,7 +144,7 @@ def _one_share(kernel: _Kernel, first_row: Expression, first_column: Expression)
         unpacked = None
         if kernel.bits < 8:
             unpacked = build.sblock_alloc_buffer(
-                (tiles.channels, shape.kernel[0], tiles.weight_rows, LANES * INNER), "int8"
+                (tiles.channels, shape.kernel[0], tiles.sums.weight_rows, LANES * INNER), "int8"
             )
         count = share.rows * tiles.in_row
         with build.serial(0, shape.blocks // tiles.channels) as group:
@@ -180,9 +180,9 @@ def _sum(
     numbers = [(p, c) for p in range(tiles.pixels) for c in range(tiles.channels)]
     for number, (_, c) in enumerate(numbers):  # a stride of 0 repeats the channels' biases in all rows
         amx.load(number, kernel.bias[first_channel + c * LANES], 0)
-    with build.serial(0, shape.kernel[0]) as tap, build.serial(0, len(tiles.starts)) as part:
-        last = shape.kernel[1] * shape.in_channels - tiles.depth
-        start = te.min(part * tiles.depth, last)
+    with build.serial(0, shape.kernel[0]) as tap, build.serial(0, len(tiles.sums.starts)) as part:
+        last = shape.kernel[1] * shape.in_channels - tiles.sums.depth
+        start = te.min(part * tiles.sums.depth, last)
         row_of = [corner[0] + tap * shape.dilation[0] for corner in corners]
         for p in range(tiles.pixels):
             if shape.is_padded:
@@ -193,7 +193,7 @@ def _sum(
             amx.load(amx.FIRST_INPUT + p % 2, element, pixel_stride)
             for c in range(tiles.channels):
                 if p == 0 or tiles.channels > 2:
-                    row = part * (tiles.depth // INNER)
+                    row = part * (tiles.sums.depth // INNER)
                     amx.load(amx.FIRST_WEIGHT + c % 2, weights[block + c, tap, row, 0], LANES * INNER)
                 amx.multiply(p * tiles.channels + c, amx.FIRST_INPUT + p % 2, amx.FIRST_WEIGHT + c % 2)
     for number, (p, c) in enumerate(numbers):
@@ -266,7 +266,7 @@ def _unpack(kernel: _Kernel, unpacked: Buffer, block: Expression) -> None:
     with (
         build.serial(0, tiles.channels) as channel,
         build.serial(0, shape.kernel[0]) as tap,
-        build.serial(0, tiles.weight_rows) as row,
+        build.serial(0, tiles.sums.weight_rows) as row,
     ):
         for start in range(0, lanes, near):
             with build.vectorized(0, near) as lane:

@@ -37,9 +37,9 @@ def configure(tiles: AmxTiles) -> None:
     data[0] = 1  # the palette
     for tile in range(TILES):
         is_input, is_weight = FIRST_INPUT <= tile < FIRST_WEIGHT, tile >= FIRST_WEIGHT
-        columns = tiles.depth if is_input else CONFIGURATION_BYTES
+        columns = tiles.sums.depth if is_input else CONFIGURATION_BYTES
         data[16 + 2 * tile : 18 + 2 * tile] = columns.to_bytes(2, "little")
-        data[48 + tile] = tiles.depth // 4 if is_weight else tiles.rows
+        data[48 + tile] = tiles.sums.depth // 4 if is_weight else tiles.rows
     memory = build.sblock_alloc_buffer((CONFIGURATION_BYTES // 4,), "int32")
     for word in range(CONFIGURATION_BYTES // 4):
         value = int.from_bytes(data[4 * word : 4 * word + 4], "little")

@@ -12,37 +12,63 @@ TILE_ROWS = 16
 TILE_BYTES = 64
 ACCUMULATORS = 4
 """Tiles that hold sums; the other four hold operands."""
+MINIMUM_PARALLEL_AMX_MACS = 3_000_000
+"""Below this a kernel is serial."""
+LEAST_DEPTH = 16
+"""Bytes of a kernel row below which tiles are nearly empty: 3x3 over the 3 channels of an image is no faster."""
+
+
+def amx_applies(shape: ConvolutionShape) -> bool:
+    """Whether tiles compute a convolution faster than VNNI, as measured (docs/benchmarks.md).
+
+    Args:
+        shape: The convolution.
+
+    Returns:
+        False for several groups, horizontal dilation, and sums of a few bytes.
+    """
+    return shape.groups == 1 and shape.dilation[1] == 1 and shape.kernel[1] * shape.in_channels >= LEAST_DEPTH
 
 
 @dataclass(frozen=True)
-class AmxTiles:
-    """Tiles of one kernel.
+class SumBlocks:
+    """How the sum of one output is cut.
 
-    The sum runs over kernel rows; in each, over the `KW C` bytes of neighbouring pixels, which lie one after the
+    It runs over kernel rows; in each, over the `KW C` bytes of neighbouring pixels, which lie one after the
     other (no im2col), in blocks of equal size. A block that would reach beyond the end starts earlier instead, and its
-    weights for bytes that another block holds are zero, so that nothing beyond an image is ever read. In the same
-    way the last tile of a row starts earlier, and computes some pixels twice.
+    weights for bytes that another block holds are zero, so that nothing beyond an image is ever read.
 
     Attributes:
-        rows: Neighbouring output pixels of a tile, at most 16.
-        in_row: Tiles of one row of the output.
-        depth: Bytes of a block of the sum, a multiple of 4, at most 64.
+        depth: Bytes of a block, a multiple of 4, at most 64.
         starts: Where the blocks start in the bytes of one kernel row.
-        pixels: Tiles of pixels that are summed side by side.
-        channels: Tiles of channels that are summed side by side.
     """
 
-    rows: int
-    in_row: int
     depth: int
     starts: tuple[int, ...]
-    pixels: int
-    channels: int
 
     @property
     def weight_rows(self) -> int:
         """Rows of 16 x 4 weights for one kernel row."""
         return len(self.starts) * self.depth // INNER
+
+
+@dataclass(frozen=True)
+class AmxTiles:
+    """Tiles of the outputs of one kernel; the last tile of a row starts earlier and computes some pixels twice.
+
+    Attributes:
+        rows: Neighbouring output pixels of a tile, at most 16.
+        in_row: Tiles of one row of the output.
+        pixels: Tiles of pixels that are summed side by side.
+        channels: Tiles of channels that are summed side by side.
+        sums: How each sum is cut.
+    """
+
+    rows: int
+    in_row: int
+    pixels: int
+    channels: int
+    sums: SumBlocks
 
 
 def amx_tiles(shape: ConvolutionShape, height: int, width: int) -> AmxTiles:
@@ -58,45 +84,52 @@ def amx_tiles(shape: ConvolutionShape, height: int, width: int) -> AmxTiles:
     """
     in_row = -(-width // TILE_ROWS)
     rows = -(-width // in_row)
-    run = shape.kernel[1] * shape.in_channels
-    depth, starts = _blocks(run)
+    sums = sum_blocks(shape)
     tiles = height * in_row
     best, best_cost = (1, 1), float("inf")
     for pixels in range(1, min(ACCUMULATORS, tiles) + 1):
         for channels in range(1, ACCUMULATORS // pixels + 1):
             if shape.blocks % channels:
                 continue
-            loads = (pixels * rows + channels * depth // INNER) / 2  # two cache lines a cycle
+            loads = (pixels * rows + channels * sums.depth // INNER) / 2  # two cache lines a cycle
             cycles = max(pixels * channels * rows, loads) + loads / 4
             cost = cycles * -(-tiles // pixels) * (shape.blocks // channels)
             if cost < best_cost:
                 best, best_cost = (pixels, channels), cost
-    return AmxTiles(rows, in_row, depth, starts, *best)
+    return AmxTiles(rows, in_row, *best, sums)
 
 
-def _blocks(run: int) -> tuple[int, tuple[int, ...]]:
-    """Size and starts of the fewest blocks that cover a run of bytes."""
+def sum_blocks(shape: ConvolutionShape) -> SumBlocks:
+    """Cuts the bytes of one kernel row into the fewest blocks.
+
+    Args:
+        shape: The convolution; its input channels are a multiple of 4.
+
+    Returns:
+        The blocks.
+    """
+    run = shape.kernel[1] * shape.in_channels
     count = -(-run // TILE_BYTES)
     if run % (count * INNER) == 0:
         depth = run // count
-        return depth, tuple(i * depth for i in range(count))
-    return TILE_BYTES, tuple(min(i * TILE_BYTES, run - TILE_BYTES) for i in range(count))
+        return SumBlocks(depth, tuple(i * depth for i in range(count)))
+    return SumBlocks(TILE_BYTES, tuple(min(i * TILE_BYTES, run - TILE_BYTES) for i in range(count)))
 
 
-def amx_weights(blocks: NDArray[np.int8], tiles: AmxTiles) -> NDArray[np.int8]:
+def amx_weights(blocks: NDArray[np.int8], sums: SumBlocks) -> NDArray[np.int8]:
     """Weights in the order in which tiles load them.
 
     Args:
         blocks: `[C_out/16, KH, KW, C_in/4, 16, 4]`.
-        tiles: The tiles.
+        sums: How each sum is cut.
 
     Returns:
         `[C_out/16, KH, weight_rows, 64]`; rows that an earlier block holds too are zero.
     """
     by_row = blocks.reshape(*blocks.shape[:2], -1, LANES * INNER)
-    result = np.zeros((*by_row.shape[:2], tiles.weight_rows, LANES * INNER), np.int8)
-    size, done = tiles.depth // INNER, 0
-    for number, start in enumerate(tiles.starts):
+    result = np.zeros((*by_row.shape[:2], sums.weight_rows, LANES * INNER), np.int8)
+    size, done = sums.depth // INNER, 0
+    for number, start in enumerate(sums.starts):
         first = start // INNER
         fresh = slice(max(first, done), first + size)
         offset = number * size - first
