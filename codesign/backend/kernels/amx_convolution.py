@@ -141,45 +141,55 @@ def _one_share(kernel: _Kernel, first_row: Expression, first_column: Expression)
             source, top = _padded(kernel, top), 0
         left = first_column * shape.stride[1]
         sums = build.sblock_alloc_buffer((tiles.pixels, tiles.rows, tiles.channels * LANES), "int32")
-        unpacked = None
+        weight = kernel.weight
         if kernel.bits < 8:
-            unpacked = build.sblock_alloc_buffer(
-                (tiles.channels, shape.kernel[0], tiles.sums.weight_rows, LANES * INNER), "int8"
-            )
-        count = share.rows * tiles.in_row
-        with build.serial(0, shape.blocks // tiles.channels) as group:
-            block = group * tiles.channels
-            if unpacked is not None:
-                _unpack(kernel, unpacked, block)
-            with build.serial(0, -(-count // tiles.pixels)) as step:
-                places = []
-                for pixel in range(tiles.pixels):
-                    number = te.min(step * tiles.pixels, count - tiles.pixels) + pixel
-                    column = te.min(number % tiles.in_row * tiles.rows, share.columns - tiles.rows)
-                    places.append((number // tiles.in_row, column))
-                corners = [(top + row * shape.stride[0], left + c * shape.stride[1]) for row, c in places]
-                weight = (kernel.weight, block) if unpacked is None else (unpacked, 0)
-                _sum(kernel, source, corners, weight, block * LANES, sums)
-                for pixel, (row, column) in enumerate(places):
-                    _finish(kernel, sums, pixel, (first_row + row, first_column + column), block)
+            weight = _unpacked(kernel)
+        groups, steps = shape.blocks // tiles.channels, -(-share.rows * tiles.in_row // tiles.pixels)
+        outer, inner = (steps, groups) if tiles.pixels_outside else (groups, steps)
+        with build.serial(0, outer) as a, build.serial(0, inner) as b:
+            step, group = (a, b) if tiles.pixels_outside else (b, a)
+            _one_group(kernel, source, weight, sums, (top, left), (first_row, first_column), step, group)
         amx.release()
+
+
+def _one_group(
+    kernel: _Kernel,
+    source: Buffer,
+    weight: Buffer,
+    sums: Buffer,
+    corner: tuple[Expression, Expression],
+    first: tuple[Expression, Expression],
+    step: Expression,
+    group: Expression,
+) -> None:
+    """Computes the tiles that are summed side by side."""
+    tiles, share, stride = kernel.tiles, kernel.share, kernel.shape.stride
+    count, block = share.rows * tiles.in_row, group * tiles.channels
+    places = []
+    for pixel in range(tiles.pixels):
+        number = te.min(step * tiles.pixels, count - tiles.pixels) + pixel
+        column = te.min(number % tiles.in_row * tiles.rows, share.columns - tiles.rows)
+        places.append((number // tiles.in_row, column))
+    corners = [(corner[0] + row * stride[0], corner[1] + column * stride[1]) for row, column in places]
+    _sum(kernel, source, corners, weight, block, sums)
+    for pixel, (row, column) in enumerate(places):
+        _finish(kernel, sums, pixel, (first[0] + row, first[1] + column), block)
 
 
 def _sum(
     kernel: _Kernel,
     source: Buffer,
     corners: list[tuple[Expression, Expression]],
-    weight: tuple[Buffer, Expression],
-    first_channel: Expression,
+    weight: Buffer,
+    block: Expression,
     sums: Buffer,
 ) -> None:
     """Sums a group of tiles, biases included, and stores it."""
     shape, tiles = kernel.shape, kernel.tiles
     pixel_stride = shape.stride[1] * shape.in_channels
-    weights, block = weight
     numbers = [(p, c) for p in range(tiles.pixels) for c in range(tiles.channels)]
     for number, (_, c) in enumerate(numbers):  # a stride of 0 repeats the channels' biases in all rows
-        amx.load(number, kernel.bias[first_channel + c * LANES], 0)
+        amx.load(number, kernel.bias[(block + c) * LANES], 0)
     with build.serial(0, shape.kernel[0]) as tap, build.serial(0, len(tiles.sums.starts)) as part:
         last = shape.kernel[1] * shape.in_channels - tiles.sums.depth
         start = te.min(part * tiles.sums.depth, last)
@@ -194,7 +204,7 @@ def _sum(
             for c in range(tiles.channels):
                 if p == 0 or tiles.channels > 2:
                     row = part * (tiles.sums.depth // INNER)
-                    amx.load(amx.FIRST_WEIGHT + c % 2, weights[block + c, tap, row, 0], LANES * INNER)
+                    amx.load(amx.FIRST_WEIGHT + c % 2, weight[block + c, tap, row, 0], LANES * INNER)
                 amx.multiply(p * tiles.channels + c, amx.FIRST_INPUT + p % 2, amx.FIRST_WEIGHT + c % 2)
     for number, (p, c) in enumerate(numbers):
         amx.store(number, sums[p, 0, c * LANES], tiles.channels * LANES * 4)
@@ -204,14 +214,17 @@ def _finish(
     kernel: _Kernel, sums: Buffer, pixel: int, place: tuple[Expression, Expression], block: Expression
 ) -> None:
     """The epilogue of one tile of pixels."""
-    lanes = kernel.tiles.channels * LANES
-    with build.serial(0, kernel.tiles.rows) as number, build.vectorized(0, lanes) as lane:
-        channel = block * LANES + lane
-        index = [0, place[0], place[1] + number, channel]
-        total = sums[pixel, number, lane]
-        residual = None if kernel.residual is None else kernel.residual[tuple(index)]
-        value = kernel.epilogue.apply(total, kernel.scale[channel], kernel.zeros, kernel.factors, residual)
-        build.buffer_store(kernel.out, value, index)
+    width = kernel.tiles.channels * LANES
+    lanes = width & -width  # a power of two
+    with build.serial(0, kernel.tiles.rows) as number:
+        for start in range(0, width, lanes):
+            with build.vectorized(0, lanes) as lane:
+                channel = block * LANES + start + lane
+                index = [0, place[0], place[1] + number, channel]
+                total = sums[pixel, number, start + lane]
+                residual = None if kernel.residual is None else kernel.residual[tuple(index)]
+                value = kernel.epilogue.apply(total, kernel.scale[channel], kernel.zeros, kernel.factors, residual)
+                build.buffer_store(kernel.out, value, index)
 
 
 def _padded(kernel: _Kernel, top: Expression) -> Buffer:
@@ -258,24 +271,23 @@ def _vectors(size: int) -> list[tuple[int, int, int]]:
     return found
 
 
-def _unpack(kernel: _Kernel, unpacked: Buffer, block: Expression) -> None:
-    """Expands the weights of a group of channels."""
-    shape, tiles, bits = kernel.shape, kernel.tiles, kernel.bits
+def _unpacked(kernel: _Kernel) -> Buffer:
+    """Expands all weights."""
+    shape, sums, bits = kernel.shape, kernel.tiles.sums, kernel.bits
     lanes = LANES * INNER
     near = neighbours(lanes, bits)
-    with (
-        build.serial(0, tiles.channels) as channel,
-        build.serial(0, shape.kernel[0]) as tap,
-        build.serial(0, tiles.sums.weight_rows) as row,
-    ):
+    sizes = (shape.blocks, shape.kernel[0], sums.weight_rows)
+    unpacked = build.sblock_alloc_buffer((*sizes, lanes), "int8")
+    with build.serial(0, sizes[0]) as block, build.serial(0, sizes[1]) as tap, build.serial(0, sizes[2]) as row:
         for start in range(0, lanes, near):
             with build.vectorized(0, near) as lane:
                 position = first = 0
                 total = tirx.const(-(1 << (bits - 1)), "int8")
                 for width in PLANES[bits]:
                     count = lanes * width // 8
-                    byte = kernel.weight[block + channel, tap, row, first + start % count + lane]
+                    byte = kernel.weight[block, tap, row, first + start % count + lane]
                     digit = (byte >> tirx.const(start // count * width, "uint8")) & tirx.const((1 << width) - 1, "uint8")
                     total = total + (digit << tirx.const(position, "uint8")).astype("int8")
                     position, first = position + width, first + count
-                build.buffer_store(unpacked, total, [channel, tap, row, start + lane])
+                build.buffer_store(unpacked, total, [block, tap, row, start + lane])
+    return unpacked

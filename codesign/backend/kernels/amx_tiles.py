@@ -12,6 +12,8 @@ TILE_ROWS = 16
 TILE_BYTES = 64
 ACCUMULATORS = 4
 """Tiles that hold sums; the other four hold operands."""
+CACHED_WEIGHT_BYTES = 24_576
+"""Half of the first-level data cache of processors with AMX."""
 MINIMUM_PARALLEL_AMX_MACS = 3_000_000
 """Below this a kernel is serial."""
 LEAST_DEPTH = 16
@@ -27,7 +29,7 @@ def amx_applies(shape: ConvolutionShape) -> bool:
     Returns:
         False for several groups, horizontal dilation, and sums of a few bytes.
     """
-    return shape.groups == 1 and shape.dilation[1] == 1 and shape.kernel[1] * shape.in_channels >= LEAST_DEPTH
+    return shape.groups == 1 and shape.dilation[1] == 1 and run_bytes(shape) >= LEAST_DEPTH
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class AmxTiles:
         in_row: Tiles of one row of the output.
         pixels: Tiles of pixels that are summed side by side.
         channels: Tiles of channels that are summed side by side.
+        pixels_outside: Whether all channels of some pixels are computed before the next pixels, as is best while all
+            weights stay in the first-level cache.
         sums: How each sum is cut.
     """
 
@@ -68,6 +72,7 @@ class AmxTiles:
     in_row: int
     pixels: int
     channels: int
+    pixels_outside: bool
     sums: SumBlocks
 
 
@@ -96,7 +101,20 @@ def amx_tiles(shape: ConvolutionShape, height: int, width: int) -> AmxTiles:
             cost = cycles * -(-tiles // pixels) * (shape.blocks // channels)
             if cost < best_cost:
                 best, best_cost = (pixels, channels), cost
-    return AmxTiles(rows, in_row, *best, sums)
+    pixels_outside = shape.blocks * LANES * shape.kernel[0] * run_bytes(shape) <= CACHED_WEIGHT_BYTES
+    return AmxTiles(rows, in_row, *best, pixels_outside, sums)
+
+
+def run_bytes(shape: ConvolutionShape) -> int:
+    """Bytes of one kernel row that an output sums over.
+
+    Args:
+        shape: The convolution.
+
+    Returns:
+        Columns of the kernel times input channels.
+    """
+    return shape.kernel[1] * shape.in_channels
 
 
 def sum_blocks(shape: ConvolutionShape) -> SumBlocks:
@@ -108,7 +126,7 @@ def sum_blocks(shape: ConvolutionShape) -> SumBlocks:
     Returns:
         The blocks.
     """
-    run = shape.kernel[1] * shape.in_channels
+    run = run_bytes(shape)
     count = -(-run // TILE_BYTES)
     if run % (count * INNER) == 0:
         depth = run // count
