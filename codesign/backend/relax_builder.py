@@ -10,7 +10,7 @@ from tvm import relax
 
 from codesign.backend import float_operators
 from codesign.backend.kernel_table import TemplateCall
-from codesign.backend.kernels import elementwise, movement, pooling
+from codesign.backend.kernels import elementwise, movement, pooling, row_statistics
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.matrix_product import matrix_product
@@ -260,7 +260,7 @@ def _conversion(builder: ValueStore, operation: Conversion) -> None:
 def _generic(builder: ValueStore, operation: Generic) -> None:
     if _keeps_vector(builder, operation):
         return
-    if _emit_by_pixel(builder, operation) or _matrix_product(builder, operation):
+    if _emit_by_pixel(builder, operation) or _matrix_product(builder, operation) or _rows(builder, operation):
         return
     constant_positions = float_operators.CONSTANT_OPERANDS.get(operation.op_type, ())
     operands: list[relax.Expr | NDArray[np.generic] | None] = []
@@ -297,6 +297,46 @@ def _matrix_product(builder: ValueStore, operation: Generic) -> bool:
     output = operation.outputs[0]
     builder.put(output, Layout.PLAIN, builder.reshape(value, output.shape))
     return True
+
+
+def _rows(builder: ValueStore, operation: Generic) -> bool:
+    """Softmax and layer normalisation over the last axis, by templates."""
+    x = operation.operands[0]
+    if operation.op_type not in {"Softmax", "LayerNormalization"} or not isinstance(x, Tensor):
+        return False
+    rank, size = len(x.shape), x.shape[-1]
+    if int(str(operation.attributes.get("axis", -1))) not in {-1, rank - 1}:
+        return False
+    rows = row_count(x)
+    source = builder.reshape(builder.plain(x), (rows, size))
+    output, threads = operation.outputs[0], builder.threads
+    if operation.op_type == "Softmax":
+        value = builder.call(
+            ("softmax", rows, size),
+            lambda: row_statistics.softmax(rows, size, threads),
+            [source],
+            (rows, size),
+            "float32",
+        )
+    else:
+        epsilon = float(str(operation.attributes.get("epsilon", 1e-5)))
+        scale, shift = ((*operation.operands[1:], None)[:2])
+        value = builder.call(
+            ("layer_norm", rows, size, epsilon),
+            lambda: row_statistics.layer_norm(rows, size, epsilon, threads),
+            [source, _spread(scale, size, 1.0), _spread(shift, size, 0.0)],
+            (rows, size),
+            "float32",
+        )
+    builder.put(output, Layout.PLAIN, builder.reshape(value, output.shape))
+    return True
+
+
+def _spread(constant: Tensor | NDArray[np.generic] | None, size: int, default: float) -> relax.Expr:
+    """A constant for each element of a row."""
+    assert not isinstance(constant, Tensor)
+    value = np.float32(default) if constant is None else constant
+    return relax.const(np.ascontiguousarray(np.broadcast_to(value, (size,)), np.float32))
 
 
 def _keeps_vector(builder: ValueStore, operation: Generic) -> bool:

@@ -102,6 +102,7 @@ def _build(network: Network, settings: TvmTarget, threads: int, library: Path, g
             built = build_module(network, instruction_set(target), threads)
             passes = relax.transform
             fused = tvm.transform.Sequential([
+                passes.FastMathTransform(),
                 passes.LegalizeOps(),
                 passes.AnnotateTIROpPattern(),
                 passes.FuseOps(),
