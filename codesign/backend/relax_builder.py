@@ -1,5 +1,6 @@
 """From operations to a Relax module: layouts, kernels shared by shape, weights as stored in the artefact."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -258,7 +259,7 @@ def _conversion(builder: ValueStore, operation: Conversion) -> None:
 
 
 def _generic(builder: ValueStore, operation: Generic) -> None:
-    if _keeps_vector(builder, operation):
+    if _keeps_vector(builder, operation) or _keeps_order(builder, operation):
         return
     if _emit_by_pixel(builder, operation) or _matrix_product(builder, operation) or _rows(builder, operation):
         return
@@ -352,6 +353,24 @@ def _keeps_vector(builder: ValueStore, operation: Generic) -> bool:
     if stored.channels % LANES:
         return False
     builder.put(target, Layout.ROWS, stored.value, stored.channels)
+    return True
+
+
+def _keeps_order(builder: ValueStore, operation: Generic) -> bool:
+    """A reshape, or a transpose of axes that but one are 1 long, moves nothing."""
+    source, target = operation.operands[0], operation.outputs[0]
+    if not isinstance(source, Tensor):
+        return False
+    if operation.op_type == "Transpose":
+        order = operation.attributes.get("perm")
+        if not isinstance(order, Sequence):
+            return False
+        moved = [int(axis) for axis in order if source.shape[int(axis)] != 1]
+        if moved != sorted(moved):
+            return False
+    elif operation.op_type not in {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}:
+        return False
+    builder.put(target, Layout.PLAIN, builder.reshape(builder.plain(source), target.shape))
     return True
 
 

@@ -92,6 +92,7 @@ def _build(network: Network, settings: TvmTarget, threads: int, library: Path, g
     import tvm
     from tvm import relax
 
+    from codesign.backend.fused_kernels import schedule_fused_kernels
     from codesign.backend.kernels.instruction_set import instruction_set
     from codesign.backend.relax_builder import build_module
 
@@ -108,7 +109,7 @@ def _build(network: Network, settings: TvmTarget, threads: int, library: Path, g
                 passes.FuseOps(),
                 passes.FuseTIR(),
             ])(built.module)
-            executable = relax.build(fused, target)
+            executable = relax.build(schedule_fused_kernels(fused, threads), target)
     except Exception as error:  # TVM raises a dozen classes without a common base
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise CompileError(f"{graph_path}: TVM failed ({reason}); compile with another compiler") from error
