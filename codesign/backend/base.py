@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from codesign.hardware.target import Target
-from codesign.ir.annotations import Provenance
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from codesign.ir.annotations import Provenance
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Measurement:
 
     latencies_s: tuple[float, ...]
     energy_j: float | None
-    provenance: Provenance
+    provenance: "Provenance"
     threads: int
     outputs: "NDArray[np.float32] | None" = None
     energy_source: str = ""

@@ -1,5 +1,6 @@
 """Operators without a template: element-wise, reductions and movement, written with Relax and legalised by TVM."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +104,18 @@ def _clip(operation: Generic, operands: Operands) -> "relax.Expr":
 
 
 def _gelu(operation: Generic, operands: Operands) -> "relax.Expr":
-    nn = _relax().op.nn
-    return nn.gelu_tanh(operands[0]) if operation.attributes.get("approximate") == "tanh" else nn.gelu(operands[0])
+    """By erf or tanh, which a later pass replaces by polynomials; Relax's own Gelu calls the C library's."""
+    op, x = _relax().op, operands[0]
+    half = op.multiply(x, _scalar(0.5))
+    if operation.attributes.get("approximate") == "tanh":
+        cubic = op.add(x, op.multiply(_scalar(0.044715), op.multiply(x, op.multiply(x, x))))
+        return op.multiply(half, op.add(_scalar(1.0), op.tanh(op.multiply(cubic, _scalar(math.sqrt(2 / math.pi))))))
+    return op.multiply(half, op.add(_scalar(1.0), op.erf(op.multiply(x, _scalar(math.sqrt(0.5))))))
+
+
+def _sigmoid(operation: Generic, operands: Operands) -> "relax.Expr":
+    op = _relax().op
+    return op.divide(_scalar(1.0), op.add(_scalar(1.0), op.exp(op.negative(operands[0]))))
 
 
 def _hard_sigmoid(x: "relax.Expr", alpha: float, beta: float) -> "relax.Expr":
@@ -149,6 +160,10 @@ def _gather(operation: Generic, operands: Operands) -> "relax.Expr":
     axis = int(_number(operation, "axis", 0))
     size = _first(operation).shape[axis]
     indices = np.asarray(operands[1]).astype(np.int64)
+    if indices.size == 1:
+        first = int(indices.reshape(())) % size
+        part = _relax().op.strided_slice(operands[0], [axis], [first], [first + 1], [1])
+        return _relax().op.reshape(part, operation.outputs[0].shape)
     taken = _relax().op.take(operands[0], _relax().const(indices % size), axis=axis)
     return _relax().op.reshape(taken, operation.outputs[0].shape)
 
@@ -244,7 +259,7 @@ _EMITTERS: dict[str, Emitter] = {
     "Relu": lambda operation, operands: _relax().op.nn.relu(operands[0]),
     "LeakyRelu": _leaky_relu,
     "Clip": _clip,
-    "Sigmoid": _unary("sigmoid"),
+    "Sigmoid": _sigmoid,
     "HardSigmoid": lambda operation, operands: _hard_sigmoid(
         operands[0], _number(operation, "alpha", 0.2), _number(operation, "beta", 0.5)
     ),

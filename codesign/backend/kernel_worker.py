@@ -19,6 +19,7 @@ from tvm import relax
 
 from codesign.backend.kernel_table import KernelArgument, KernelCall
 from codesign.backend.kernel_timing import NETWORK, KernelRequest, KernelTiming, read_request
+from codesign.hardware.amx_permission import request_amx
 
 REFERENCE_REPEATS = 5
 WARM_UP = 3
@@ -148,6 +149,7 @@ def main(path: str) -> None:
         ValueError: The library does not hold the reference kernel.
     """
     request = read_request(Path(path))
+    request_amx()  # only the first kernel of a network asks by itself
     timer = Timer(_kernels_of(request.library), request.sample_s)
     others = Timer(_kernels_of(request.reference_library), request.sample_s)
     if not others.holds(request.reference):

@@ -8,13 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from codesign.backend.kernels.amx_convolution import amx_convolution
+from codesign.backend.kernels.amx_tiles import MINIMUM_PARALLEL_AMX_MACS, amx_applies, amx_weights, sum_blocks
 from codesign.backend.kernels.epilogue import FloatEpilogue, IntegerEpilogue
 from codesign.backend.kernels.float_convolution import float_convolution
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.integer_convolution import inner_channels, integer_convolution
 from codesign.backend.kernels.matrix_vector import float_matrix_vector, integer_matrix_vector
-from codesign.backend.kernels.packing import block_weights, pack_planes
+from codesign.backend.kernels.packing import INNER, LANES, block_weights, pack_planes
 from codesign.backend.operations import Convolution, Quantization
 
 
@@ -31,8 +33,27 @@ class LayerConstants:
     stored: tuple[NDArray[np.generic], ...]
 
 
+def runs_on_amx(layer: Convolution, shape: ConvolutionShape, isa: InstructionSet) -> bool:
+    """Whether a layer's kernel uses AMX tiles.
+
+    Args:
+        layer: The layer.
+        shape: Its loop bounds.
+        isa: The processor.
+
+    Returns:
+        Whether it does.
+    """
+    return isa.amx and layer.weight.scale is not None and not _is_vector(shape) and amx_applies(shape)
+
+
+def _is_vector(shape: ConvolutionShape) -> bool:
+    """Whether a layer is a product of a matrix and one row."""
+    return shape.out_height * shape.out_width == 1 and shape.kernel == (1, 1) and shape.groups == 1
+
+
 def layer_kernel(
-    layer: Convolution, shape: ConvolutionShape, isa: InstructionSet, threads: int
+    layer: Convolution, shape: ConvolutionShape, isa: InstructionSet, threads: int, asks_for_amx: bool = False
 ) -> tuple[tuple[object, ...], Callable[[], tirx.PrimFunc]]:
     """The kernel of a layer.
 
@@ -41,11 +62,12 @@ def layer_kernel(
         shape: Its loop bounds.
         isa: The processor.
         threads: Threads to schedule for.
+        asks_for_amx: Whether this is the first kernel of a network on AMX, which asks for permission.
 
     Returns:
         What identifies the kernel among all, and how to write it.
     """
-    vector = shape.out_height * shape.out_width == 1 and shape.kernel == (1, 1) and shape.groups == 1
+    vector = _is_vector(shape)
     size = (shape.in_channels, shape.out_channels)
     if layer.weight.scale is None:
         residual = layer.residual
@@ -57,7 +79,14 @@ def layer_kernel(
     if vector:
         key = (f"dense_i{bits}", *size, epilogue)
         return key, lambda: integer_matrix_vector(*size, bits, epilogue, isa, threads)
+    if runs_on_amx(layer, shape, isa):
+        key = (f"conv_amx_i{bits}", shape, epilogue, asks_for_amx)
+        return key, lambda: amx_convolution(shape, bits, epilogue, _amx_threads(shape, threads), asks_for_amx)
     return (f"conv_i{bits}", shape, epilogue), lambda: integer_convolution(shape, bits, epilogue, isa, threads)
+
+
+def _amx_threads(shape: ConvolutionShape, threads: int) -> int:
+    return threads if shape.macs >= MINIMUM_PARALLEL_AMX_MACS else 1
 
 
 def _integer_epilogue(layer: Convolution) -> IntegerEpilogue:
@@ -88,10 +117,12 @@ def layer_constants(layer: Convolution, shape: ConvolutionShape, isa: Instructio
         return LayerConstants((weight, bias), (weight, bias))
     x = layer.x.quantization
     assert x is not None
-    inner = inner_channels(shape, isa)
+    inner = INNER if runs_on_amx(layer, shape, isa) else inner_channels(shape, isa)
     weight = block_weights(_with_input_channels(values, shape), inner)
+    if runs_on_amx(layer, shape, isa):
+        weight = amx_weights(weight, sum_blocks(shape))
     if layer.weight.bits < 8:
-        weight = pack_planes(weight.reshape(*weight.shape[:4], -1), layer.weight.bits)
+        weight = pack_planes(weight.reshape(*weight.shape[: -2 if weight.ndim == 6 else -1], -1), layer.weight.bits)
     bias = np.zeros(shape.out_channels, np.int32)
     bias[:channels] = -x.zero_point * values.astype(np.int64).sum(axis=(1, 2, 3))
     if layer.bias is not None:

@@ -217,13 +217,27 @@ def _window(node: onnx.NodeProto, graph: OnnxGraph, kernel: Sequence[int]) -> Sp
     if len(graph.shape(node.input[0])) != 4 or len(kernel) != 2:
         raise Refusal("only images with two axes are done")
     if integer_of(node, "ceil_mode", 0):
-        raise Refusal("ceil_mode is not done")
+        pads = _with_overhang(node, graph, (kernel, strides, dilations), pads)
     return SpatialWindow(
         (kernel[0], kernel[1]),
         (strides[0], strides[1]),
         (dilations[0], dilations[1]),
         (pads[0], pads[1], pads[2], pads[3]),
     )
+
+
+def _with_overhang(
+    node: onnx.NodeProto, graph: OnnxGraph, window: tuple[Sequence[int], ...], pads: Sequence[int]
+) -> list[int]:
+    """Pads with what `ceil_mode` lets the last windows reach beyond the padding."""
+    result = list(pads)
+    sizes = zip(graph.shape(node.input[0])[2:], graph.shape(node.output[0])[2:], *window, strict=True)
+    for axis, (size, out, kernel, stride, dilation) in enumerate(sizes):
+        reach = (out - 1) * stride + dilation * (kernel - 1) + 1
+        result[axis + 2] = max(result[axis + 2], reach - size - result[axis])
+    if result != list(pads) and node.op_type != "MaxPool":
+        raise Refusal("ceil_mode is done for maxima only, unless it changes nothing")
+    return result
 
 
 def _same_pads(

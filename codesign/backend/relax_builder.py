@@ -1,5 +1,6 @@
 """From operations to a Relax module: layouts, kernels shared by shape, weights as stored in the artefact."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -10,12 +11,12 @@ from tvm import relax
 
 from codesign.backend import float_operators
 from codesign.backend.kernel_table import TemplateCall
-from codesign.backend.kernels import elementwise, movement, pooling
+from codesign.backend.kernels import elementwise, movement, pooling, row_statistics
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.matrix_product import matrix_product
 from codesign.backend.kernels.packing import LANES, round_up
-from codesign.backend.layers import addition_factors, layer_constants, layer_kernel
+from codesign.backend.layers import addition_factors, layer_constants, layer_kernel, runs_on_amx
 from codesign.backend.operations import (
     Addition,
     Concatenation,
@@ -119,7 +120,9 @@ def _convolution(builder: ValueStore, layer: Convolution) -> None:
         other = layer.residual.tensor
         added = builder.rows(other) if layer.dense else builder.image(other, out_channels)
         arguments.append(builder.reshape(added.value, out_shape))
-    key, make = layer_kernel(layer, shape, builder.isa, builder.threads)
+    on_amx = runs_on_amx(layer, shape, builder.isa)
+    key, make = layer_kernel(layer, shape, builder.isa, builder.threads, on_amx and not builder.asked_for_amx)
+    builder.asked_for_amx |= on_amx
     value = builder.call(key, make, arguments, out_shape, layer.output.dtype)
     builder.put(layer.output, Layout.ROWS if layer.dense else Layout.IMAGE, value, out_channels)
 
@@ -256,9 +259,9 @@ def _conversion(builder: ValueStore, operation: Conversion) -> None:
 
 
 def _generic(builder: ValueStore, operation: Generic) -> None:
-    if _keeps_vector(builder, operation):
+    if _keeps_vector(builder, operation) or _keeps_order(builder, operation):
         return
-    if _emit_by_pixel(builder, operation) or _matrix_product(builder, operation):
+    if _emit_by_pixel(builder, operation) or _matrix_product(builder, operation) or _rows(builder, operation):
         return
     constant_positions = float_operators.CONSTANT_OPERANDS.get(operation.op_type, ())
     operands: list[relax.Expr | NDArray[np.generic] | None] = []
@@ -297,6 +300,46 @@ def _matrix_product(builder: ValueStore, operation: Generic) -> bool:
     return True
 
 
+def _rows(builder: ValueStore, operation: Generic) -> bool:
+    """Softmax and layer normalisation over the last axis, by templates."""
+    x = operation.operands[0]
+    if operation.op_type not in {"Softmax", "LayerNormalization"} or not isinstance(x, Tensor):
+        return False
+    rank, size = len(x.shape), x.shape[-1]
+    if int(str(operation.attributes.get("axis", -1))) not in {-1, rank - 1}:
+        return False
+    rows = row_count(x)
+    source = builder.reshape(builder.plain(x), (rows, size))
+    output, threads = operation.outputs[0], builder.threads
+    if operation.op_type == "Softmax":
+        value = builder.call(
+            ("softmax", rows, size),
+            lambda: row_statistics.softmax(rows, size, threads),
+            [source],
+            (rows, size),
+            "float32",
+        )
+    else:
+        epsilon = float(str(operation.attributes.get("epsilon", 1e-5)))
+        scale, shift = ((*operation.operands[1:], None)[:2])
+        value = builder.call(
+            ("layer_norm", rows, size, epsilon),
+            lambda: row_statistics.layer_norm(rows, size, epsilon, threads),
+            [source, _spread(scale, size, 1.0), _spread(shift, size, 0.0)],
+            (rows, size),
+            "float32",
+        )
+    builder.put(output, Layout.PLAIN, builder.reshape(value, output.shape))
+    return True
+
+
+def _spread(constant: Tensor | NDArray[np.generic] | None, size: int, default: float) -> relax.Expr:
+    """A constant for each element of a row."""
+    assert not isinstance(constant, Tensor)
+    value = np.float32(default) if constant is None else constant
+    return relax.const(np.ascontiguousarray(np.broadcast_to(value, (size,)), np.float32))
+
+
 def _keeps_vector(builder: ValueStore, operation: Generic) -> bool:
     """A reshape between `[1, C, 1, 1]` by pixel and `[1, C]` as a row moves nothing."""
     source, target = operation.operands[0], operation.outputs[0]
@@ -310,6 +353,24 @@ def _keeps_vector(builder: ValueStore, operation: Generic) -> bool:
     if stored.channels % LANES:
         return False
     builder.put(target, Layout.ROWS, stored.value, stored.channels)
+    return True
+
+
+def _keeps_order(builder: ValueStore, operation: Generic) -> bool:
+    """A reshape, or a transpose of axes that but one are 1 long, moves nothing."""
+    source, target = operation.operands[0], operation.outputs[0]
+    if not isinstance(source, Tensor):
+        return False
+    if operation.op_type == "Transpose":
+        order = operation.attributes.get("perm")
+        if not isinstance(order, Sequence):
+            return False
+        moved = [int(axis) for axis in order if source.shape[int(axis)] != 1]
+        if moved != sorted(moved):
+            return False
+    elif operation.op_type not in {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}:
+        return False
+    builder.put(target, Layout.PLAIN, builder.reshape(builder.plain(source), target.shape))
     return True
 
 

@@ -10,6 +10,7 @@ from codesign.backend.qdq_graph import Network, read_network
 from codesign.backend.sidecar import Sidecar
 from codesign.errors import CompileError
 from codesign.files import replacing
+from codesign.hardware.amx_permission import request_amx
 from codesign.hardware.target import Target, TvmTarget
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def _build(network: Network, settings: TvmTarget, threads: int, library: Path, g
     import tvm
     from tvm import relax
 
+    from codesign.backend.fused_kernels import schedule_fused_kernels
     from codesign.backend.kernels.generic_elementwise import schedule_elementwise
     from codesign.backend.kernels.instruction_set import instruction_set
     from codesign.backend.relax_builder import build_module
@@ -102,13 +104,14 @@ def _build(network: Network, settings: TvmTarget, threads: int, library: Path, g
             built = build_module(network, instruction_set(target), threads)
             passes = relax.transform
             fused = tvm.transform.Sequential([
+                passes.FastMathTransform(),
                 passes.LegalizeOps(),
                 passes.AnnotateTIROpPattern(),
                 passes.FuseOps(),
                 passes.FuseTIR(),
             ])(built.module)
-            fused = schedule_elementwise(fused, frozenset(call.kernel for call in built.calls))
-            executable = relax.build(fused, target)
+            fused = schedule_elementwise(fused, frozenset(call.kernel for call in built.calls), threads)
+            executable = relax.build(schedule_fused_kernels(fused, threads), target)
     except Exception as error:  # TVM raises a dozen classes without a common base
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise CompileError(f"{graph_path}: TVM failed ({reason}); compile with another compiler") from error
@@ -142,6 +145,8 @@ def tvm_target(settings: TvmTarget, threads: int) -> "tvm.target.Target":
     description = {"kind": settings.kind, "mcpu": mcpu, "num-cores": threads, "opt-level": 3}
     if settings.mtriple is not None:
         description["mtriple"] = settings.mtriple
+    if settings.mcpu == "native" and not request_amx():  # a virtual machine may hide what its processor's name promises
+        description["mattr"] = ["-amx-tile", "-amx-int8", "-amx-bf16"]
     target = tvm.target.Target(description)
     if settings.mtriple is None and mcpu not in codegen.llvm_get_cpu_archlist(target):
         raise CompileError(f"mcpu {mcpu!r} is unknown to LLVM; use 'native' or a name that `llc -mcpu=help` lists")

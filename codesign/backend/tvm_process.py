@@ -3,18 +3,27 @@
 import json
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from codesign.backend.base import Artifact
 from codesign.backend.child_process import run_module
+from codesign.backend.library_cache import LibraryCache, library_key
 from codesign.backend.sidecar import read_sidecar
 from codesign.backend.tvm_compiler import TvmCompiler
 from codesign.errors import CompileError
 from codesign.hardware.target import Target
 
 
+@dataclass(frozen=True)
 class IsolatedTvmCompiler(TvmCompiler):
-    """The same compiler in a process of its own: a crash of LLVM is one failed candidate, and several run at once."""
+    """The same compiler in a process of its own: a crash of LLVM is one failed candidate, and several run at once.
+
+    Attributes:
+        cache: Libraries that need not be compiled again, None for none.
+    """
+
+    cache: LibraryCache | None = None
 
     def compile(self, graph_path: Path, target: Target, plan_digest: str, work_dir: Path) -> Artifact:
         """Compiles.
@@ -31,6 +40,15 @@ class IsolatedTvmCompiler(TvmCompiler):
         Raises:
             CompileError: It cannot, or the process crashed.
         """
+        library = self.library_path(target, plan_digest, work_dir)
+        key = None if self.cache is None or target.tvm is None else library_key(graph_path, target)
+        if self.cache is None or key is None or not self.cache.fetch(key, library, target, plan_digest):
+            self._compile_apart(graph_path, target, plan_digest, work_dir)
+            if self.cache is not None and key is not None:
+                self.cache.store(key, library)
+        return Artifact(library, self.name, target.name, plan_digest, read_sidecar(library).weight_bytes)
+
+    def _compile_apart(self, graph_path: Path, target: Target, plan_digest: str, work_dir: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="codesign-compile-") as name:
             request, log = Path(name) / "request.json", Path(name) / "log.txt"
             paths = {"graph_path": str(graph_path.absolute()), "work_dir": str(work_dir.absolute())}
@@ -39,8 +57,6 @@ class IsolatedTvmCompiler(TvmCompiler):
             reason = run_module(__name__, request, {}, None, log)
         if reason is not None:
             raise CompileError(f"{graph_path}: compiling with TVM {reason}")
-        library = self.library_path(target, plan_digest, work_dir)
-        return Artifact(library, self.name, target.name, plan_digest, read_sidecar(library).weight_bytes)
 
 
 def main(path: str) -> None:
@@ -49,6 +65,8 @@ def main(path: str) -> None:
     Args:
         path: File that `IsolatedTvmCompiler` wrote.
     """
+    # tvm_ffi imports torch where it is installed, which takes longer than compiling a small network and serves nothing
+    sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to make an import fail
     request = json.loads(Path(path).read_text())
     target = Target.model_validate_json(request["target"])
     try:

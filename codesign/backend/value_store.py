@@ -80,6 +80,8 @@ class ValueStore:
         weight_bytes: Bytes of weights stored so far.
         position: Which operation is being written.
         calls: Calls of kernels so far.
+        views: What values are that only have another shape.
+        asked_for_amx: Whether a kernel so far asks for permission to use AMX.
     """
 
     isa: InstructionSet
@@ -90,6 +92,8 @@ class ValueStore:
     weight_bytes: int = 0
     position: int = 0
     calls: list[TemplateCall] = field(default_factory=list)
+    views: dict[str, relax.Expr] = field(default_factory=dict)
+    asked_for_amx: bool = False
 
     def call(
         self,
@@ -242,9 +246,13 @@ class ValueStore:
         Returns:
             The reshaped value.
         """
+        if isinstance(value, relax.Var):
+            value = self.views.get(value.name, value)  # two reshapes in a row would be fused into a copy
         if tuple(int(size) for size in value.ty.shape.values) == tuple(shape):
             return value
-        return self.blocks.emit(relax.op.reshape(value, shape))
+        view = self.blocks.emit(relax.op.reshape(value, shape))
+        self.views[view.name] = value
+        return view
 
     def any_layout(self, tensor: Tensor) -> tuple[Layout, Stored]:
         """Some layout that a tensor is already in.

@@ -42,12 +42,14 @@ def compilers_of(context: RunContext) -> tuple[Compiler, ...]:
     Returns:
         Those that the run file names; for a simulated target onnxruntime alone, which computes its outputs.
     """
+    from codesign.backend.library_cache import LibraryCache, cache_folder
     from codesign.backend.onnxruntime_compiler import OnnxruntimeCompiler
     from codesign.backend.tvm_process import IsolatedTvmCompiler
 
     if context.target.runner == "simulated":
         return (OnnxruntimeCompiler(),)
-    made: Mapping[str, Compiler] = {"tvm": IsolatedTvmCompiler(), "onnxruntime": OnnxruntimeCompiler()}
+    cache = LibraryCache(cache_folder())
+    made: Mapping[str, Compiler] = {"tvm": IsolatedTvmCompiler(cache), "onnxruntime": OnnxruntimeCompiler()}
     return tuple(made[name] for name in context.run.measure.compilers)
 
 

@@ -136,7 +136,7 @@ def residual_net(net: Net) -> str:
 def squeeze_net(net: Net) -> str:
     """Separable 1x3 and 3x1 convolutions, channels that are no multiples of 16, pooling and concatenation."""
     x = net.q(net.add("Relu", net.conv(net.q("x", 0.03, 110), 23, 3, (5, 5), 0.03, strides=[2, 2])))
-    x = net.q(net.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]))
+    x = net.q(net.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1))
     y = net.q(net.add("Relu", net.conv(x, 11, 23, (1, 1))))
     y = net.q(net.add("Relu", net.conv(y, 12, 11, (1, 3))))
     y = net.q(net.add("Relu", net.conv(y, 12, 12, (3, 1))))
@@ -339,11 +339,11 @@ def test_kernels_are_shared_by_shape(tmp_path: Path) -> None:
 def test_every_unsupported_node_is_named(tmp_path: Path) -> None:
     net = Net((1, 4, 8, 8), quantized=False)
     x = net.add("Sin", "x")
-    x = net.add("MaxPool", x, kernel_shape=[2, 2], ceil_mode=1)
-    x = net.add("Add", x, net.add("TopK", x, net.constant("k", np.array([7], np.int64)), outputs=2))
+    x = net.add("AveragePool", x, kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)
+    x = net.add("Add", x, net.add("TopK", x, net.constant("k", np.array([4], np.int64)), outputs=2))
     path = net.save(tmp_path / "net.onnx", net.add("Relu", x))
     lines = TvmCompiler().unsupported(path)
-    assert [line.split(":")[0] for line in lines] == ["Sin (sin0)", "MaxPool (maxpool1)", "TopK (topk2)"]
+    assert [line.split(":")[0] for line in lines] == ["Sin (sin0)", "AveragePool (averagepool1)", "TopK (topk2)"]
     with pytest.raises(CompileError, match=r"3 nodes.*Sin \(sin0\).*ceil_mode.*TopK"):
         _compile(path, tmp_path)
     assert not list(tmp_path.glob("*.so"))

@@ -10,20 +10,22 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.stmt import SBlock, TensorRegion
 
 from codesign.backend.kernels.elementwise import vector_width
+from codesign.backend.kernels.row_statistics import MINIMUM_PARALLEL_ELEMENTS
 
 
-def schedule_elementwise(module: tvm.IRModule, templates: frozenset[str]) -> tvm.IRModule:
+def schedule_elementwise(module: tvm.IRModule, templates: frozenset[str], threads: int) -> tvm.IRModule:
     """Schedules every element-wise kernel of a module.
 
     Args:
         module: Fused kernels, not lowered.
         templates: Kernels that have a schedule.
+        threads: Threads to schedule for.
 
     Returns:
         The module with those kernels replaced whose every operand is read where the result is written.
     """
     changed = {
-        variable: _scheduled(function)
+        variable: _scheduled(function, threads)
         for variable, function in module.functions_items()
         if isinstance(function, tirx.PrimFunc) and variable.name_hint not in templates
     }
@@ -32,7 +34,7 @@ def schedule_elementwise(module: tvm.IRModule, templates: frozenset[str]) -> tvm
     return result
 
 
-def _scheduled(function: tirx.PrimFunc) -> tirx.PrimFunc | None:
+def _scheduled(function: tirx.PrimFunc, threads: int) -> tirx.PrimFunc | None:
     s = Schedule(function)
     blocks = s.get_child_blocks(s.get_sblock("root"))
     if not blocks or not all(_is_elementwise(s.get(block)) for block in blocks):
@@ -45,9 +47,11 @@ def _scheduled(function: tirx.PrimFunc) -> tirx.PrimFunc | None:
         return None
     last = int(s.get(loops[-1]).extent)
     loop = s.fuse(*loops)
-    width = vector_width(int(s.get(loop).extent), last)
-    if width > 1:
-        s.vectorize(s.split(loop, [None, width])[1])
+    elements = int(s.get(loop).extent)
+    vectors, lanes = s.split(loop, [None, vector_width(elements, last)])
+    s.vectorize(lanes)
+    if threads > 1 and elements >= MINIMUM_PARALLEL_ELEMENTS:
+        s.parallel(vectors)
     return s.mod["main"]
 
 

@@ -12,10 +12,12 @@ class InstructionSet:
     Attributes:
         vnni: Whether AVX512-VNNI multiplies unsigned by signed bytes and adds four products into an int32 lane.
         registers: Vectors of 16 lanes of 32 bits that registers hold, sums and operands.
+        amx: Whether AMX multiplies tiles of unsigned by tiles of signed bytes.
     """
 
     vnni: bool
     registers: int
+    amx: bool = False
 
 
 def instruction_set(target: "tvm.target.Target") -> InstructionSet:
@@ -29,7 +31,8 @@ def instruction_set(target: "tvm.target.Target") -> InstructionSet:
     """
     has = tvm.target.codegen.target_has_features
     if _is_x86(target) and has("avx512f", target):
-        return InstructionSet(vnni=bool(has("avx512vnni", target)), registers=31)
+        vnni = bool(has("avx512vnni", target))
+        return InstructionSet(vnni, registers=31, amx=vnni and bool(has("amx-int8", target)))
     if _is_x86(target) and not has("avx2", target):
         return InstructionSet(vnni=False, registers=4)
     return InstructionSet(vnni=False, registers=7)

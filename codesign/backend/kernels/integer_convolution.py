@@ -7,6 +7,7 @@ from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.packing import INNER, LANES, neighbours
 from codesign.backend.kernels.schedule import Stages, input_channel, padded_input, schedule_convolution
+from codesign.backend.kernels.vnni import DOT_16X4, SCALE_16
 from codesign.backend.kernels.weights import weight_stages
 
 
@@ -54,7 +55,8 @@ def integer_convolution(
     out_shape = (1, shape.out_height, shape.out_width, shape.out_channels)
     residual = te.placeholder(out_shape, "uint8", "residual") if epilogue.residual else None
     source = padded_input(x, shape, zeros[0].astype("uint8"))
-    total = _accumulate(source, weight, shape, inner)
+    depthwise = isa.vnni and shape.groups > 1 and shape.group_in == shape.group_out == 1
+    total = _accumulate(source, weight, shape, inner, "int32" if depthwise else "int16")
 
     def finish(n: tirx.Expr, h: tirx.Expr, w: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
         added = None if residual is None else residual[n, h, w, c]
@@ -62,11 +64,12 @@ def integer_convolution(
 
     out = te.compute(out_shape, finish, "out")
     arguments = [x, stored, bias, scale, zeros, factors] + ([residual] if residual is not None else []) + [out]
-    stages = Stages(shape.is_padded, neighbours(LANES * inner, bits), tensorized=inner == INNER)
+    intrinsic = SCALE_16 if depthwise else DOT_16X4 if inner == INNER else ""
+    stages = Stages(shape.is_padded, neighbours(LANES * inner, bits), intrinsic, inner)
     return schedule_convolution(te.create_prim_func(arguments), shape, stages, isa, threads)
 
 
-def _accumulate(source: te.Tensor, weight: te.Tensor, shape: ConvolutionShape, inner: int) -> te.Tensor:
+def _accumulate(source: te.Tensor, weight: te.Tensor, shape: ConvolutionShape, inner: int, product_type: str) -> te.Tensor:
     kh, kw = te.reduce_axis((0, shape.kernel[0]), "kh"), te.reduce_axis((0, shape.kernel[1]), "kw")
     ko = te.reduce_axis((0, shape.reduction_channels // inner), "ko")
     ki = te.reduce_axis((0, inner), "ki")
@@ -78,9 +81,9 @@ def _accumulate(source: te.Tensor, weight: te.Tensor, shape: ConvolutionShape, i
             value = source[n, row, column, input_channel(shape, c, ko * inner + ki)].astype("int32")
             factor = weight[c // LANES, kh, kw, ko, c % LANES, ki].astype("int32")
             return te.sum(value * factor, axis=[kh, kw, ko, ki])
-        # 255 * 128 fits int16, whose products are cheaper than those of int32
-        value = source[n, row, column, input_channel(shape, c, ko)].astype("int16")
-        factor = weight[c // LANES, kh, kw, ko, c % LANES, 0].astype("int16")
+        # 255 * 128 fits int16, whose products are cheaper than those of int32 where VNNI does not compute them
+        value = source[n, row, column, input_channel(shape, c, ko)].astype(product_type)
+        factor = weight[c // LANES, kh, kw, ko, c % LANES, 0].astype(product_type)
         return te.sum((value * factor).astype("int32"), axis=[kh, kw, ko])
 
     return te.compute((1, shape.out_height, shape.out_width, shape.out_channels), product, "accumulated")

@@ -14,7 +14,6 @@ from codesign.backend.kernels.geometry import (
 )
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.packing import LANES
-from codesign.backend.kernels.vnni import DOT_16X4
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,14 @@ class Stages:
         padded: A stage copies the input with its padding.
         unpacked: Neighbouring weights that one shift and mask of a plane yields, in a stage that expands weights below
             8 bits; 0 for no such stage.
-        tensorized: The sum's innermost 16 x 4 products are one VNNI instruction.
+        intrinsic: Name of the intrinsic that does the sum's innermost products (vnni.py); empty for none.
+        depth: Products that it adds in each lane.
     """
 
     padded: bool
     unpacked: int = 0
-    tensorized: bool = False
+    intrinsic: str = ""
+    depth: int = 1
 
 
 def padded_input(x: te.Tensor, shape: ConvolutionShape, fill: tirx.Expr) -> te.Tensor:
@@ -117,7 +118,7 @@ def schedule_convolution(
         s.parallel(chunk)
     elif threads > 1 and shape.blocks // tile.blocks > 1 and shape.macs >= MINIMUM_PARALLEL_MACS:
         s.parallel(block)
-    _schedule_sum(s, total, tile.blocks, stages.tensorized)  # splits off the start, after which nothing can be parallel
+    _schedule_sum(s, total, tile.blocks, stages)  # splits off the start, after which nothing can be parallel
     s.vectorize(lane)
     s.unroll(column_in)
     s.unroll(block_in)
@@ -146,21 +147,21 @@ def _schedule_unpacking(s: Schedule, block: LoopRV, neighbours: int) -> None:
     s.vectorize(lanes)
 
 
-def _schedule_sum(s: Schedule, total: SBlockRV, blocks: int, tensorized: bool) -> None:
+def _schedule_sum(s: Schedule, total: SBlockRV, blocks: int, stages: Stages) -> None:
     loops = s.get_loops(total)[5:]
     reduction = loops[4:]
     lane_block, lane = s.split(loops[3], [blocks, LANES])
     tile = [*loops[:3], lane_block]
-    inner = [reduction.pop()] if tensorized else []
+    inner = [reduction.pop()] if stages.depth > 1 else []
     s.reorder(*reduction, *tile, lane, *inner)
     for loop in tile:
         s.unroll(loop)
-    if not tensorized:
+    if not stages.intrinsic:
         s.vectorize(lane)
     initial = s.decompose_reduction(total, reduction[0])
-    if tensorized:
+    if stages.intrinsic:
         initial_loops = s.get_loops(initial)
         s.vectorize(initial_loops[-1])
         for loop in initial_loops[-5:-1]:
             s.unroll(loop)
-        s.tensorize(lane, DOT_16X4)
+        s.tensorize(lane, stages.intrinsic)

@@ -17,6 +17,8 @@ from codesign.backend.kernels.instruction_set import InstructionSet, instruction
 from codesign.backend.kernels.packing import round_up
 from codesign.backend.layers import layer_constants, layer_kernel
 from codesign.backend.operations import Convolution, Quantization, Residual, SpatialWindow, Tensor, Weight
+from codesign.hardware.amx_permission import request_amx
+
 
 PORTABLE = "x86-64-v3"
 Integers = NDArray[np.int64]
@@ -120,6 +122,7 @@ def _run(
 ) -> NDArray[Any]:
     target = _target(mcpu)
     isa = instruction_set(target)
+    isa = replace(isa, amx=isa.amx and request_amx())
     multiple = 16 if layer.groups > 1 else 4
     shape = _shape(layer, round_up(x.shape[1], multiple))
     out_shape = (1, shape.out_height, shape.out_width, shape.out_channels)
@@ -268,7 +271,8 @@ def test_float_convolution_equals_torch(case: Case, mcpu: str | None) -> None:
 
 
 def test_instruction_sets() -> None:
-    assert instruction_set(_target("sapphirerapids")) == InstructionSet(vnni=True, registers=31)
+    assert instruction_set(_target("sapphirerapids")) == InstructionSet(vnni=True, registers=31, amx=True)
+    assert instruction_set(_target("cascadelake")) == InstructionSet(vnni=True, registers=31)
     assert instruction_set(_target("skylake-avx512")) == InstructionSet(vnni=False, registers=31)
     assert instruction_set(_target(PORTABLE)) == InstructionSet(vnni=False, registers=7)
     assert instruction_set(_target("x86-64")) == InstructionSet(vnni=False, registers=4)

@@ -1,0 +1,293 @@
+"""Convolution and dense layer of uint8 activations with int8 or packed weights on AMX tiles."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import te, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as build
+
+from codesign.backend.kernels import amx_instructions as amx
+from codesign.backend.kernels.amx_tiles import AmxTiles, amx_tiles
+from codesign.backend.kernels.epilogue import FACTORS, ZEROS, IntegerEpilogue
+from codesign.backend.kernels.geometry import ConvolutionShape
+from codesign.backend.kernels.packing import INNER, LANES, PLANES, neighbours
+
+Expression = Any
+"""A TIR expression, or a number."""
+Buffer = Any
+"""A TIR buffer: an argument or memory of the kernel."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one thread computes; the last share starts earlier where the size is no multiple.
+
+    Attributes:
+        count: Number of shares.
+        rows: Rows of the output in each.
+        columns: Columns of the output in each.
+    """
+
+    count: int
+    rows: int
+    columns: int
+
+
+def shares(shape: ConvolutionShape, threads: int) -> Share:
+    """Divides the outputs among threads, by rows, or by columns where there is one row.
+
+    Args:
+        shape: The convolution.
+        threads: Threads; 1 for a serial kernel.
+
+    Returns:
+        Equal shares.
+    """
+    if shape.out_height > 1:
+        rows = -(-shape.out_height // threads)
+        return Share(-(-shape.out_height // rows), rows, shape.out_width)
+    columns = -(-shape.out_width // threads)
+    return Share(-(-shape.out_width // columns), 1, columns)
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """What the parts of the kernel below share."""
+
+    shape: ConvolutionShape
+    tiles: AmxTiles
+    share: Share
+    epilogue: IntegerEpilogue
+    bits: int
+    x: Buffer
+    weight: Buffer
+    bias: Buffer
+    scale: Buffer
+    zeros: Buffer
+    factors: Buffer
+    residual: Buffer
+    out: Buffer
+
+
+def amx_convolution(
+    shape: ConvolutionShape, bits: int, epilogue: IntegerEpilogue, threads: int, asks: bool
+) -> tirx.PrimFunc:
+    """Kernel `(x, weight, bias, scale, zeros, factors, residual?, out)` as `integer_convolution`.
+
+    Only the weight differs: `[C_out/16, KH, rows, 64]` int8 as `amx_weights` orders it, or for bits below 8
+    `[..., 8 bits]` uint8 (packing.py).
+
+    Args:
+        shape: Loop bounds; one group, no horizontal dilation.
+        bits: Width of the weights.
+        epilogue: What follows the sum.
+        threads: Threads to share the work among; 1 for a serial kernel.
+        asks: Whether the kernel asks for permission to use AMX, as the first one of a network must.
+
+    Returns:
+        The function.
+    """
+    share = shares(shape, threads)
+    tiles = amx_tiles(shape, share.rows, share.columns)
+    out_shape = (1, shape.out_height, shape.out_width, shape.out_channels)
+    stored = (shape.blocks, shape.kernel[0], tiles.sums.weight_rows, LANES * INNER * bits // 8)
+    with IRBuilder() as builder:
+        with build.prim_func(s_tir=True):
+            build.func_name("main")
+            build.func_attr({"tirx.noalias": True})
+            x = build.arg("x", build.buffer((1, shape.height, shape.width, shape.in_channels), "uint8"))
+            weight = build.arg("weight", build.buffer(stored, "int8" if bits == 8 else "uint8"))
+            bias = build.arg("bias", build.buffer((shape.out_channels,), "int32"))
+            scale = build.arg("scale", build.buffer((shape.out_channels,), "float32"))
+            zeros = build.arg("zeros", build.buffer((ZEROS,), "int32"))
+            factors = build.arg("factors", build.buffer((FACTORS,), "float32"))
+            residual = build.arg("residual", build.buffer(out_shape, "uint8")) if epilogue.residual else None
+            out = build.arg("out", build.buffer(out_shape, epilogue.output))
+            arguments = (x, weight, bias, scale, zeros, factors, residual, out)
+            kernel = _Kernel(shape, tiles, share, epilogue, bits, *arguments)
+            with build.sblock("root"):
+                build.reads([])
+                build.writes([])
+                if asks:
+                    amx.request_permission()
+                _all_shares(kernel)
+    return builder.get()
+
+
+def _all_shares(kernel: _Kernel) -> None:
+    shape, share = kernel.shape, kernel.share
+    if share.count == 1:
+        _one_share(kernel, 0, 0)
+        return
+    with build.parallel(0, share.count) as number:
+        row = te.min(number * share.rows, shape.out_height - share.rows)
+        column = te.min(number * share.columns, shape.out_width - share.columns)
+        if shape.out_height > 1:
+            _one_share(kernel, row, 0)
+        else:
+            _one_share(kernel, 0, column)
+
+
+def _one_share(kernel: _Kernel, first_row: Expression, first_column: Expression) -> None:
+    """Computes all channels of a rectangle of the output."""
+    shape, tiles, share = kernel.shape, kernel.tiles, kernel.share
+    with build.sblock("share"):
+        build.reads([])
+        build.writes([])
+        amx.configure(tiles)
+        source, top = kernel.x, first_row * shape.stride[0]
+        if shape.is_padded:
+            source, top = _padded(kernel, top), 0
+        left = first_column * shape.stride[1]
+        sums = build.sblock_alloc_buffer((tiles.pixels, tiles.rows, tiles.channels * LANES), "int32")
+        weight = kernel.weight
+        if kernel.bits < 8:
+            weight = _unpacked(kernel)
+        groups, steps = shape.blocks // tiles.channels, -(-share.rows * tiles.in_row // tiles.pixels)
+        outer, inner = (steps, groups) if tiles.pixels_outside else (groups, steps)
+        with build.serial(0, outer) as a, build.serial(0, inner) as b:
+            step, group = (a, b) if tiles.pixels_outside else (b, a)
+            _one_group(kernel, source, weight, sums, (top, left), (first_row, first_column), step, group)
+        amx.release()
+
+
+def _one_group(
+    kernel: _Kernel,
+    source: Buffer,
+    weight: Buffer,
+    sums: Buffer,
+    corner: tuple[Expression, Expression],
+    first: tuple[Expression, Expression],
+    step: Expression,
+    group: Expression,
+) -> None:
+    """Computes the tiles that are summed side by side."""
+    tiles, share, stride = kernel.tiles, kernel.share, kernel.shape.stride
+    count, block = share.rows * tiles.in_row, group * tiles.channels
+    places = []
+    for pixel in range(tiles.pixels):
+        number = te.min(step * tiles.pixels, count - tiles.pixels) + pixel
+        column = te.min(number % tiles.in_row * tiles.rows, share.columns - tiles.rows)
+        places.append((number // tiles.in_row, column))
+    corners = [(corner[0] + row * stride[0], corner[1] + column * stride[1]) for row, column in places]
+    _sum(kernel, source, corners, weight, block, sums)
+    for pixel, (row, column) in enumerate(places):
+        _finish(kernel, sums, pixel, (first[0] + row, first[1] + column), block)
+
+
+def _sum(
+    kernel: _Kernel,
+    source: Buffer,
+    corners: list[tuple[Expression, Expression]],
+    weight: Buffer,
+    block: Expression,
+    sums: Buffer,
+) -> None:
+    """Sums a group of tiles, biases included, and stores it."""
+    shape, tiles = kernel.shape, kernel.tiles
+    pixel_stride = shape.stride[1] * shape.in_channels
+    numbers = [(p, c) for p in range(tiles.pixels) for c in range(tiles.channels)]
+    for number, (_, c) in enumerate(numbers):  # a stride of 0 repeats the channels' biases in all rows
+        amx.load(number, kernel.bias[(block + c) * LANES], 0)
+    with build.serial(0, shape.kernel[0]) as tap, build.serial(0, len(tiles.sums.starts)) as part:
+        last = shape.kernel[1] * shape.in_channels - tiles.sums.depth
+        start = te.min(part * tiles.sums.depth, last)
+        row_of = [corner[0] + tap * shape.dilation[0] for corner in corners]
+        for p in range(tiles.pixels):
+            if shape.is_padded:
+                pixel = row_of[p] * shape.padded_width + corners[p][1]
+                element = source[pixel * shape.in_channels + start]
+            else:
+                element = source[0, row_of[p], corners[p][1], start]
+            amx.load(amx.FIRST_INPUT + p % 2, element, pixel_stride)
+            for c in range(tiles.channels):
+                if p == 0 or tiles.channels > 2:
+                    row = part * (tiles.sums.depth // INNER)
+                    amx.load(amx.FIRST_WEIGHT + c % 2, weight[block + c, tap, row, 0], LANES * INNER)
+                amx.multiply(p * tiles.channels + c, amx.FIRST_INPUT + p % 2, amx.FIRST_WEIGHT + c % 2)
+    for number, (p, c) in enumerate(numbers):
+        amx.store(number, sums[p, 0, c * LANES], tiles.channels * LANES * 4)
+
+
+def _finish(
+    kernel: _Kernel, sums: Buffer, pixel: int, place: tuple[Expression, Expression], block: Expression
+) -> None:
+    """The epilogue of one tile of pixels."""
+    width = kernel.tiles.channels * LANES
+    lanes = width & -width  # a power of two
+    with build.serial(0, kernel.tiles.rows) as number:
+        for start in range(0, width, lanes):
+            with build.vectorized(0, lanes) as lane:
+                channel = block * LANES + start + lane
+                index = [0, place[0], place[1] + number, channel]
+                total = sums[pixel, number, start + lane]
+                residual = None if kernel.residual is None else kernel.residual[tuple(index)]
+                value = kernel.epilogue.apply(total, kernel.scale[channel], kernel.zeros, kernel.factors, residual)
+                build.buffer_store(kernel.out, value, index)
+
+
+def _padded(kernel: _Kernel, top: Expression) -> Buffer:
+    """Copies the rows that a share reads, with their padding."""
+    shape, share = kernel.shape, kernel.share
+    rows = (share.rows - 1) * shape.stride[0] + shape.dilation[0] * (shape.kernel[0] - 1) + 1
+    width, channels = shape.padded_width, shape.in_channels
+    left = shape.pads[1]
+    kept = min(shape.width, width - left)
+    # one axis: TVM cuts the axes of a buffer down to what it sees accessed, and tiles read more than their first element
+    padded = build.sblock_alloc_buffer((rows * width * channels,), "uint8")
+    fill = kernel.zeros[0].astype("uint8")
+    with build.serial(0, rows) as row:
+        source = top + row - shape.pads[0]
+        first_byte = row * (width * channels)
+        _fill(padded, fill, first_byte, left * channels)
+        _fill(padded, fill, first_byte + (left + kept) * channels, (width - left - kept) * channels)
+        with build.If(te.all(source >= 0, source < shape.height)):
+            with build.Then():
+                for first, count, lanes in _vectors(kept * channels):
+                    with build.serial(0, count) as number, build.vectorized(0, lanes) as lane:
+                        value = kernel.x[0, source, 0, first + number * lanes + lane]
+                        place = first_byte + left * channels + first + number * lanes + lane
+                        build.buffer_store(padded, value, [place])
+            with build.Else():
+                _fill(padded, fill, first_byte + left * channels, kept * channels)
+    return padded
+
+
+def _fill(padded: Buffer, value: Expression, start: Expression, size: int) -> None:
+    for first, count, lanes in _vectors(size):
+        with build.serial(0, count) as number, build.vectorized(0, lanes) as lane:
+            build.buffer_store(padded, value, [start + first + number * lanes + lane])
+
+
+def _vectors(size: int) -> list[tuple[int, int, int]]:
+    """First byte, number and size of the vectors that cover some bytes."""
+    found, first = [], 0
+    for lanes in (64, 32, 16, 8, 4):
+        count = (size - first) // lanes
+        if count:
+            found.append((first, count, lanes))
+            first += count * lanes
+    return found
+
+
+def _unpacked(kernel: _Kernel) -> Buffer:
+    """Expands all weights."""
+    shape, sums, bits = kernel.shape, kernel.tiles.sums, kernel.bits
+    lanes = LANES * INNER
+    near = neighbours(lanes, bits)
+    sizes = (shape.blocks, shape.kernel[0], sums.weight_rows)
+    unpacked = build.sblock_alloc_buffer((*sizes, lanes), "int8")
+    with build.serial(0, sizes[0]) as block, build.serial(0, sizes[1]) as tap, build.serial(0, sizes[2]) as row:
+        for start in range(0, lanes, near):
+            with build.vectorized(0, near) as lane:
+                position = first = 0
+                total = tirx.const(-(1 << (bits - 1)), "int8")
+                for width in PLANES[bits]:
+                    count = lanes * width // 8
+                    byte = kernel.weight[block, tap, row, first + start % count + lane]
+                    digit = (byte >> tirx.const(start // count * width, "uint8")) & tirx.const((1 << width) - 1, "uint8")
+                    total = total + (digit << tirx.const(position, "uint8")).astype("int8")
+                    position, first = position + width, first + count
+                build.buffer_store(unpacked, total, [block, tap, row, start + lane])
+    return unpacked

@@ -1,0 +1,156 @@
+"""How a convolution is cut into AMX tiles: outputs by 16 pixels x 16 channels, sums by up to 64 bytes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.backend.kernels.geometry import ConvolutionShape
+from codesign.backend.kernels.packing import INNER, LANES
+
+TILE_ROWS = 16
+TILE_BYTES = 64
+ACCUMULATORS = 4
+"""Tiles that hold sums; the other four hold operands."""
+CACHED_WEIGHT_BYTES = 24_576
+"""Half of the first-level data cache of processors with AMX."""
+MINIMUM_PARALLEL_AMX_MACS = 3_000_000
+"""Below this a kernel is serial."""
+LEAST_DEPTH = 16
+"""Bytes of a kernel row below which tiles are nearly empty: 3x3 over the 3 channels of an image is no faster."""
+
+
+def amx_applies(shape: ConvolutionShape) -> bool:
+    """Whether tiles compute a convolution faster than VNNI, as measured (docs/benchmarks.md).
+
+    Args:
+        shape: The convolution.
+
+    Returns:
+        False for several groups, horizontal dilation, and sums of a few bytes.
+    """
+    return shape.groups == 1 and shape.dilation[1] == 1 and run_bytes(shape) >= LEAST_DEPTH
+
+
+@dataclass(frozen=True)
+class SumBlocks:
+    """How the sum of one output is cut.
+
+    It runs over kernel rows; in each, over the `KW C` bytes of neighbouring pixels, which lie one after the
+    other (no im2col), in blocks of equal size. A block that would reach beyond the end starts earlier instead, and its
+    weights for bytes that another block holds are zero, so that nothing beyond an image is ever read.
+
+    Attributes:
+        depth: Bytes of a block, a multiple of 4, at most 64.
+        starts: Where the blocks start in the bytes of one kernel row.
+    """
+
+    depth: int
+    starts: tuple[int, ...]
+
+    @property
+    def weight_rows(self) -> int:
+        """Rows of 16 x 4 weights for one kernel row."""
+        return len(self.starts) * self.depth // INNER
+
+
+@dataclass(frozen=True)
+class AmxTiles:
+    """Tiles of the outputs of one kernel; the last tile of a row starts earlier and computes some pixels twice.
+
+    Attributes:
+        rows: Neighbouring output pixels of a tile, at most 16.
+        in_row: Tiles of one row of the output.
+        pixels: Tiles of pixels that are summed side by side.
+        channels: Tiles of channels that are summed side by side.
+        pixels_outside: Whether all channels of some pixels are computed before the next pixels, as is best while all
+            weights stay in the first-level cache.
+        sums: How each sum is cut.
+    """
+
+    rows: int
+    in_row: int
+    pixels: int
+    channels: int
+    pixels_outside: bool
+    sums: SumBlocks
+
+
+def amx_tiles(shape: ConvolutionShape, height: int, width: int) -> AmxTiles:
+    """Cuts a convolution, or the part of it that one thread computes.
+
+    Args:
+        shape: The convolution; its input channels are a multiple of 4.
+        height: Rows of the output.
+        width: Columns of the output.
+
+    Returns:
+        The tiles.
+    """
+    in_row = -(-width // TILE_ROWS)
+    rows = -(-width // in_row)
+    sums = sum_blocks(shape)
+    tiles = height * in_row
+    best, best_cost = (1, 1), float("inf")
+    for pixels in range(1, min(ACCUMULATORS, tiles) + 1):
+        for channels in range(1, ACCUMULATORS // pixels + 1):
+            if shape.blocks % channels:
+                continue
+            loads = (pixels * rows + channels * sums.depth // INNER) / 2  # two cache lines a cycle
+            cycles = max(pixels * channels * rows, loads) + loads / 4
+            cost = cycles * -(-tiles // pixels) * (shape.blocks // channels)
+            if cost < best_cost:
+                best, best_cost = (pixels, channels), cost
+    pixels_outside = shape.blocks * LANES * shape.kernel[0] * run_bytes(shape) <= CACHED_WEIGHT_BYTES
+    return AmxTiles(rows, in_row, *best, pixels_outside, sums)
+
+
+def run_bytes(shape: ConvolutionShape) -> int:
+    """Bytes of one kernel row that an output sums over.
+
+    Args:
+        shape: The convolution.
+
+    Returns:
+        Columns of the kernel times input channels.
+    """
+    return shape.kernel[1] * shape.in_channels
+
+
+def sum_blocks(shape: ConvolutionShape) -> SumBlocks:
+    """Cuts the bytes of one kernel row into the fewest blocks.
+
+    Args:
+        shape: The convolution; its input channels are a multiple of 4.
+
+    Returns:
+        The blocks.
+    """
+    run = run_bytes(shape)
+    count = -(-run // TILE_BYTES)
+    if run % (count * INNER) == 0:
+        depth = run // count
+        return SumBlocks(depth, tuple(i * depth for i in range(count)))
+    return SumBlocks(TILE_BYTES, tuple(min(i * TILE_BYTES, run - TILE_BYTES) for i in range(count)))
+
+
+def amx_weights(blocks: NDArray[np.int8], sums: SumBlocks) -> NDArray[np.int8]:
+    """Weights in the order in which tiles load them.
+
+    Args:
+        blocks: `[C_out/16, KH, KW, C_in/4, 16, 4]`.
+        sums: How each sum is cut.
+
+    Returns:
+        `[C_out/16, KH, weight_rows, 64]`; rows that an earlier block holds too are zero.
+    """
+    by_row = blocks.reshape(*blocks.shape[:2], -1, LANES * INNER)
+    result = np.zeros((*by_row.shape[:2], sums.weight_rows, LANES * INNER), np.int8)
+    size, done = sums.depth // INNER, 0
+    for number, start in enumerate(sums.starts):
+        first = start // INNER
+        fresh = slice(max(first, done), first + size)
+        offset = number * size - first
+        result[:, :, fresh.start + offset : fresh.stop + offset] = by_row[:, :, fresh]
+        done = first + size
+    return result

@@ -1,0 +1,128 @@
+"""Compiled libraries on disk, keyed by all that they depend on and shared by runs."""
+
+import importlib.metadata
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from codesign.backend.kernel_table import SUFFIX
+from codesign.backend.sidecar import Sidecar, read_sidecar
+from codesign.errors import MeasurementError
+from codesign.files import digest_of, replacing
+from codesign.hardware.amx_permission import request_amx
+from codesign.hardware.host import detect_host
+from codesign.hardware.target import Target
+
+LARGEST_CACHE_BYTES = 2 << 30
+PACKAGES = ("apache-tvm", "apache-tvm-ffi", "onnx", "numpy")
+
+
+def cache_folder() -> Path:
+    """Where libraries are kept: `codesign/libraries` in the user's folder for caches.
+
+    Returns:
+        The folder; it may not exist.
+    """
+    given = os.environ.get("XDG_CACHE_HOME")  # where systems with the XDG convention keep caches
+    return (Path(given) if given else Path.home() / ".cache") / "codesign" / "libraries"
+
+
+def library_key(graph_path: Path, target: Target) -> str:
+    """Digest of everything that a library depends on: network, target, processor, compiler and the templates.
+
+    Args:
+        graph_path: The ONNX file.
+        target: What is compiled for.
+
+    Returns:
+        The digest.
+    """
+    assert target.tvm is not None
+    host = detect_host()
+    processor = (host.name, sorted(host.flags), request_amx()) if target.tvm.mcpu == "native" else ()
+    versions = [importlib.metadata.version(package) for package in PACKAGES]
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    return digest_of(
+        graph_path, target.tvm.model_dump(mode="json"), target.threads, processor, versions, *sources
+    )
+
+
+@dataclass(frozen=True)
+class LibraryCache:
+    """A folder of libraries, each with the files beside it.
+
+    Attributes:
+        folder: The folder.
+        largest_bytes: Size that it is cut down to, the longest unused first.
+    """
+
+    folder: Path
+    largest_bytes: int = LARGEST_CACHE_BYTES
+
+    def fetch(self, key: str, library: Path, target: Target, plan_digest: str) -> bool:
+        """Copies a library to where it is wanted.
+
+        Args:
+            key: What `library_key` returned.
+            library: Where it shall stand.
+            target: Recorded beside it.
+            plan_digest: Recorded beside it.
+
+        Returns:
+            Whether it was there.
+        """
+        kept = self.folder / f"{key}.so"
+        try:
+            known = read_sidecar(kept)
+            for suffix in (SUFFIX, ".so"):
+                with replacing(library.with_suffix(suffix)) as temporary:
+                    shutil.copyfile(kept.with_suffix(suffix), temporary)
+            os.utime(kept)
+        except (OSError, MeasurementError):  # never stored, damaged, or removed by another run meanwhile
+            return False
+        Sidecar(
+            known.compiler,
+            target.name,
+            plan_digest,
+            known.input_shape,
+            known.output_shape,
+            target.threads,
+            known.weight_bytes,
+        ).write(library)
+        return True
+
+    def store(self, key: str, library: Path) -> None:
+        """Keeps a library; the file that makes it visible is written last.
+
+        Args:
+            key: What `library_key` returned.
+            library: A complete library.
+        """
+        for suffix in (".so", SUFFIX, ".json"):
+            with replacing((self.folder / key).with_suffix(suffix)) as temporary:
+                shutil.copyfile(library.with_suffix(suffix), temporary)
+        self._shrink()
+
+    def _shrink(self) -> None:
+        kept = sorted(self.folder.glob("*.so"), key=_last_use, reverse=True)
+        total = 0
+        for path in kept:
+            total += _size(path)
+            if total > self.largest_bytes:
+                for suffix in (".json", SUFFIX, ".so"):
+                    path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _last_use(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # removed by another run
+        return 0.0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # removed by another run
+        return 0
