@@ -43,9 +43,7 @@ def library_key(graph_path: Path, target: Target) -> str:
     processor = (host.name, sorted(host.flags), request_amx()) if target.tvm.mcpu == "native" else ()
     versions = [importlib.metadata.version(package) for package in PACKAGES]
     sources = sorted(Path(__file__).parent.rglob("*.py"))
-    return digest_of(
-        graph_path, target.tvm.model_dump(mode="json"), target.threads, processor, versions, *sources
-    )
+    return digest_of(graph_path, target.tvm.model_dump(mode="json"), target.threads, processor, versions, *sources)
 
 
 @dataclass(frozen=True)

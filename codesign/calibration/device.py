@@ -39,7 +39,9 @@ def vector_unit(target: Target) -> VectorUnit:
     from codesign.backend.tvm_compiler import tvm_target
 
     found = instruction_set(tvm_target(target.tvm, target.threads))
-    return VectorUnit(registers=found.registers, lanes=LANES, dot_channels=DOT_CHANNELS if found.vnni else 1)
+    return VectorUnit(
+        registers=found.registers, lanes=LANES, dot_channels=DOT_CHANNELS if found.vnni else 1, amx=found.amx
+    )
 
 
 def conditions_of(target: Target, unit: VectorUnit) -> Conditions:
@@ -54,7 +56,9 @@ def conditions_of(target: Target, unit: VectorUnit) -> Conditions:
     """
     assert target.tvm is not None
     host = detect_host()
-    instructions = f"{target.tvm.mcpu}, {unit.registers} registers, {unit.dot_channels} products an instruction"
+    instructions = f"{target.tvm.mcpu}, {unit.registers} registers, {unit.dot_channels} products an instruction" + (
+        ", AMX" if unit.amx else ""
+    )
     tvm = f"tvm {importlib.metadata.version('apache-tvm')}"
     return Conditions(f"{host.name}, {host.cores} cores", target.threads, instructions, tvm)
 

@@ -20,6 +20,14 @@ A node that multiplies, with the loops of `kernel_tiles`:
     beyond_l2        the same for the second cache
     call             1
 
+In a kernel on AMX, whose loops are those of `amx_loops`, these stand for steps, products, loads, stalls, conflicts and
+tiles:
+
+    amx_groups       groups of tiles                             setting sums to zero, storing them for the epilogue
+    amx_steps        groups x steps of a sum                     loops and addresses
+    amx_products     steps x tiles of sums x pixels of a tile    multiplying tiles, one row a cycle
+    amx_loads        steps x rows of operands
+
 Pooling: `maxima` or `means`, vectors of outputs x taps; epilogues, padding, caches and call as above. Any other node
 that moves data: elements `read` and `written`, caches and call; `of_OP` are the elements written by one operator, which
 may cost more than another's and need not have been measured. A node merged into another's kernel only adds what
@@ -30,6 +38,7 @@ from collections import Counter
 from collections.abc import Mapping
 from math import log
 
+from codesign.cost.amx_loops import AmxLoops
 from codesign.cost.kernel_tiles import TiledLoops, tiled_loops
 from codesign.cost.operators import moved_elements
 from codesign.hardware.calibration import Arithmetic, KernelClass, VectorUnit
@@ -45,6 +54,8 @@ POOLING = frozenset({"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPo
 FLOAT_BITS = 32
 PAGE, LINE = 4096, 64
 """Bytes between addresses of one set in first caches (they are indexed within a page), and of a line."""
+COPIED_BYTES = 64
+"""Bytes that padding copies at once in kernels on AMX."""
 OPTIONAL = "of_"
 """Start of the names of terms that only refine others."""
 
@@ -95,6 +106,8 @@ def terms_of(node: NodeFacts, bits: Widths, unit: VectorUnit, memories: tuple[Me
             return _pooling_terms(node, node.window, bits, unit, memories)
         return _moving_terms(node, bits, memories)
     loops = tiled_loops(node.geometry, arithmetic_of(bits) == "int8", unit)
+    if loops.amx is not None:
+        return _amx_terms(node, loops, loops.amx, bits, memories)
     return _multiplying_terms(node, loops, bits, memories)
 
 
@@ -121,7 +134,14 @@ def features_of(terms: Mapping[str, float], node: NodeFacts, bits: Widths, unit:
             "tap_rows": geometry.kernel[0], "tap_columns": geometry.kernel[1], "stride": geometry.stride[0],
             "width": geometry.output_size[1], "height": geometry.output_size[0], "passes": loops.passes,
             "copy_width": loops.copy_width, "channels": geometry.input_channels / geometry.groups,
+            "amx": loops.amx is not None,
         }  # fmt: skip
+        if loops.amx is not None:
+            amx = loops.amx
+            sizes |= {
+                "amx_rows": amx.rows, "amx_pixels": amx.pixels, "amx_channels": amx.channels, "amx_depth": amx.depth,
+                "amx_sum_steps": amx.steps,
+            }  # fmt: skip
         features |= {name: float(value) for name, value in sizes.items()}
     return features
 
@@ -153,6 +173,28 @@ def _multiplying_terms(
     }
     if bits.weight < 8:
         terms[f"unpack_{bits.weight}"] = float(loops.tile_weights * loops.passes)
+    return terms
+
+
+def _amx_terms(
+    node: NodeFacts, loops: TiledLoops, amx: AmxLoops, bits: Widths, memories: tuple[MemoryLevel, ...]
+) -> Mapping[str, float]:
+    small, large = _capacities(memories)
+    steps = float(amx.groups * amx.steps)
+    terms = {
+        "call": 1.0,
+        "amx_groups": float(amx.groups),
+        "amx_steps": steps,
+        "amx_products": steps * amx.pixels * amx.channels * amx.rows,
+        "amx_loads": steps * amx.loads,
+        "epilogues": float(amx.groups * amx.pixels * amx.channels * amx.rows),
+        "padding": loops.padded / COPIED_BYTES,
+        "from_image": float(node.input_elements) if loops.from_image else 0.0,
+        "inputs_l2": amx.passes * float(node.input_elements) if node.input_elements > small / 2 else 0.0,
+        **_beyond(_bytes(node, bits), small, large),
+    }
+    if bits.weight < 8:
+        terms[f"unpack_{bits.weight}"] = float(amx.weights)
     return terms
 
 

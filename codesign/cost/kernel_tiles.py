@@ -8,6 +8,7 @@ decide how near a kernel comes to the peak, and the width of the image decides w
 from dataclasses import dataclass
 from functools import lru_cache
 
+from codesign.cost.amx_loops import AmxLoops, amx_applies, amx_loops
 from codesign.hardware.calibration import VectorUnit
 from codesign.plan.facts import ConvGeometry
 
@@ -34,6 +35,7 @@ class TiledLoops:
         outputs: Output elements as stored.
         is_vector: Whether it is a product of a matrix and one row.
         from_image: Whether the input is that of the network, with fewer channels than layers store.
+        amx: Tiles of AMX that replace tiles, steps, columns and blocks; None for a kernel without them.
     """
 
     tiles: int
@@ -48,6 +50,7 @@ class TiledLoops:
     outputs: int
     is_vector: bool = False
     from_image: bool = False
+    amx: AmxLoops | None = None
 
     @property
     def sums(self) -> int:
@@ -98,6 +101,9 @@ def tiled_loops(geometry: ConvGeometry, integers: bool, unit: VectorUnit) -> Til
     pixels = rows * out_height * out_width
     if pixels == 1 and taps == 1 and geometry.groups == 1:
         return _matrix_vector(stored_in, stored_out, inner, unit)
+    size = (1, pixels) if flat else (rows * out_height, out_width)
+    on_amx = unit.amx and integers and amx_applies(geometry, stored_in)
+    amx = amx_loops(*size, geometry.kernel, stored_in, stored_out) if on_amx else None
     sizes = _Sizes(pixels if flat else out_width, stored_out // lanes, reduction, taps, group_out, geometry.groups)
     columns, blocks = _tile(sizes, unit)
     return TiledLoops(
@@ -112,6 +118,7 @@ def tiled_loops(geometry: ConvGeometry, integers: bool, unit: VectorUnit) -> Til
         copy_width=next(v for v in (64, 32, 16, 8, 4, 2, 1) if stored_in % v == 0),
         outputs=pixels * stored_out,
         from_image=stored_in % lanes != 0,
+        amx=amx,
     )
 
 

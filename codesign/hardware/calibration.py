@@ -22,11 +22,13 @@ class VectorUnit(StrictModel):
         registers: Vectors that registers hold for sums and operands.
         lanes: Output channels of a vector.
         dot_channels: Input channels that an integer instruction adds up in each lane; 1 without such an instruction.
+        amx: Whether integers are multiplied in tiles of AMX where these apply.
     """
 
     registers: Count
     lanes: Count
     dot_channels: Count
+    amx: bool = False
 
 
 class Term(StrictModel):

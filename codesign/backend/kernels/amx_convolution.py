@@ -210,9 +210,7 @@ def _sum(
         amx.store(number, sums[p, 0, c * LANES], tiles.channels * LANES * 4)
 
 
-def _finish(
-    kernel: _Kernel, sums: Buffer, pixel: int, place: tuple[Expression, Expression], block: Expression
-) -> None:
+def _finish(kernel: _Kernel, sums: Buffer, pixel: int, place: tuple[Expression, Expression], block: Expression) -> None:
     """The epilogue of one tile of pixels."""
     width = kernel.tiles.channels * LANES
     lanes = width & -width  # a power of two
@@ -286,7 +284,9 @@ def _unpacked(kernel: _Kernel) -> Buffer:
                 for width in PLANES[bits]:
                     count = lanes * width // 8
                     byte = kernel.weight[block, tap, row, first + start % count + lane]
-                    digit = (byte >> tirx.const(start // count * width, "uint8")) & tirx.const((1 << width) - 1, "uint8")
+                    digit = (byte >> tirx.const(start // count * width, "uint8")) & tirx.const(
+                        (1 << width) - 1, "uint8"
+                    )
                     total = total + (digit << tirx.const(position, "uint8")).astype("int8")
                     position, first = position + width, first + count
                 build.buffer_store(unpacked, total, [block, tap, row, start + lane])

@@ -1,0 +1,101 @@
+"""How AMX kernels cut a convolution into tiles, computed from its loop bounds alone.
+
+The same rules as `codesign.backend.kernels.amx_tiles` applies when it compiles (a test compares the two): outputs by 16
+pixels x 16 channels, sums by up to 64 bytes of a kernel row, up to four tiles of sums side by side.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from codesign.plan.facts import ConvGeometry
+
+TILE_ROWS, TILE_BYTES, ACCUMULATORS, INNER, LANES = 16, 64, 4, 4, 16
+CACHED_WEIGHT_BYTES = 24_576
+"""Weights up to which all channels of some pixels are computed before the next pixels."""
+HELD_CHANNELS = 2
+"""Tiles of weights that are loaded once for all tiles of pixels of a step."""
+LEAST_DEPTH = 16
+"""Bytes of a kernel row below which tiles are nearly empty."""
+
+
+@dataclass(frozen=True)
+class AmxLoops:
+    """Loops of one kernel.
+
+    Attributes:
+        groups: Groups of tiles that are summed one after the other.
+        steps: Steps of the sum in each group.
+        rows: Pixels of a tile.
+        pixels: Tiles of pixels in a group.
+        channels: Tiles of channels in a group.
+        depth: Bytes that a step sums over.
+        loads: Rows of operands that a step loads.
+        passes: How often the whole input is read.
+        weights: Weights as stored, rows of zeros included.
+    """
+
+    groups: int
+    steps: int
+    rows: int
+    pixels: int
+    channels: int
+    depth: int
+    loads: int
+    passes: int
+    weights: int
+
+
+def amx_applies(geometry: ConvGeometry, stored_in: int) -> bool:
+    """Whether the kernel of a layer in integers uses tiles where the processor has them.
+
+    Args:
+        geometry: Loop bounds.
+        stored_in: Input channels as stored.
+
+    Returns:
+        False for several groups, horizontal dilation, and sums of a few bytes.
+    """
+    run = geometry.kernel[1] * stored_in
+    return geometry.groups == 1 and geometry.dilation[1] == 1 and run >= LEAST_DEPTH
+
+
+@lru_cache(maxsize=4096)
+def amx_loops(height: int, width: int, kernel: tuple[int, int], stored_in: int, stored_out: int) -> AmxLoops:
+    """Loops of the kernel.
+
+    Args:
+        height: Rows of the output; 1 where a 1x1 kernel treats all pixels as one row.
+        width: Columns of the output.
+        kernel: Height and width of the kernel.
+        stored_in: Input channels as stored, a multiple of 4.
+        stored_out: Output channels as stored, a multiple of 16.
+
+    Returns:
+        The loops.
+    """
+    run, blocks = kernel[1] * stored_in, stored_out // LANES
+    count = -(-run // TILE_BYTES)
+    depth = run // count if run % (count * INNER) == 0 else TILE_BYTES
+    in_row = -(-width // TILE_ROWS)
+    rows, tiles = -(-width // in_row), height * in_row
+    best, best_cost = (1, 1), float("inf")
+    for pixels in range(1, min(ACCUMULATORS, tiles) + 1):
+        for channels in (c for c in range(1, ACCUMULATORS // pixels + 1) if blocks % c == 0):
+            loads = (pixels * rows + channels * depth // INNER) / 2
+            cycles = max(pixels * channels * rows, loads) + loads / 4
+            cost = cycles * -(-tiles // pixels) * (blocks // channels)
+            if cost < best_cost:
+                best, best_cost = (pixels, channels), cost
+    pixels, channels = best
+    all_channels_first = stored_out * kernel[0] * run <= CACHED_WEIGHT_BYTES
+    return AmxLoops(
+        groups=-(-tiles // pixels) * (blocks // channels),
+        steps=kernel[0] * count,
+        rows=rows,
+        pixels=pixels,
+        channels=channels,
+        depth=depth,
+        loads=pixels * rows + channels * depth // INNER * (pixels if channels > HELD_CHANNELS else 1),
+        passes=1 if all_channels_first else blocks // channels,
+        weights=stored_out * kernel[0] * count * depth,
+    )
