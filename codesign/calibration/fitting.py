@@ -30,6 +30,9 @@ LEAST_FOR_TREES = 40
 """Fewer kernels are not corrected: the trees would learn them by heart."""
 TOLERANCE = 0.1
 ROUNDS = 12
+RIDGE = 1e-4
+"""Weight of the squares of the terms' usual shares in a prediction, against the squares of its errors: a term that few
+kernels have is not blown up to explain these."""
 LARGEST_FACTOR, SMALLEST_ERROR = 3.0, 0.01
 """Of a prediction against a measurement, when rows are weighted anew."""
 Array = NDArray[np.float64]
@@ -232,9 +235,11 @@ def non_negative_seconds(counts: Array, seconds: Array) -> Array:
     best, least = np.zeros(counts.shape[1]), np.inf
     for _ in range(ROUNDS):
         rows = counts * (weight / base)[:, None]
-        scale = np.maximum(rows.max(axis=0), 1e-300)  # counts span ten orders of magnitude
-        scaled, _ = nnls(rows / scale, weight * seconds / base)
-        solution = np.asarray(scaled / scale)
+        norm = np.maximum(np.sqrt(np.mean(rows**2, axis=0) / np.mean(weight**2)), 1e-300)  # they span many magnitudes
+        shrinking = np.sqrt(RIDGE * np.sum(weight**2)) * np.eye(counts.shape[1])
+        wanted = np.concatenate([weight * seconds / base, np.zeros(counts.shape[1])])
+        scaled, _ = nnls(np.concatenate([rows / norm, shrinking]), wanted)
+        solution = np.asarray(scaled / norm)
         base = np.clip(counts @ solution, seconds / LARGEST_FACTOR, seconds * LARGEST_FACTOR)
         off = np.abs(np.log(base / seconds))
         if off.sum() < least:

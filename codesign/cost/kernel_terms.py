@@ -28,7 +28,8 @@ tiles:
     amx_products     steps x tiles of sums x pixels of a tile    multiplying tiles, one row a cycle
     amx_loads        steps x rows of operands
 
-Pooling: `maxima` or `means`, vectors of outputs x taps; epilogues, padding, caches and call as above. Any other node
+Pooling: `maxima`, `means` or `global_means`, vectors of outputs x taps, and `chain`, taps of global pooling, which add up
+one after the other; epilogues, padding, caches and call as above. Any other node
 that moves data: elements `read` and `written`, caches and call; `of_OP` are the elements written by one operator, which
 may cost more than another's and need not have been measured. A node merged into another's kernel only adds what
 it reads by itself (`merged_elements`).
@@ -228,10 +229,13 @@ def _pooling_terms(
     node: NodeFacts, window: ConvGeometry, bits: Widths, unit: VectorUnit, memories: tuple[MemoryLevel, ...]
 ) -> Mapping[str, float]:
     loops = tiled_loops(window, False, unit)
-    vectors = loops.outputs / loops.lanes
+    vectors, taps = loops.outputs / loops.lanes, window.kernel[0] * window.kernel[1]
+    is_global = window.output_size == (1, 1)
+    kind = "maxima" if "Max" in node.op_type else "global_means" if is_global else "means"
     return {
         "call": 1.0,
-        "maxima" if "Max" in node.op_type else "means": vectors * window.kernel[0] * window.kernel[1],
+        kind: vectors * taps,
+        "chain": float(taps) if is_global else 0.0,
         "epilogues": vectors,
         "padding": loops.padded / loops.copy_width,
         **_beyond(_bytes(node, bits), *_capacities(memories)),
