@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,13 @@ from codesign.backend.shared_library import library_machine
 from codesign.backend.sidecar import read_sidecar
 from codesign.backend.staged_process import START, StageError, stream_results
 from codesign.backend.tvm_compiler import KERNELS_SUFFIX
-from codesign.errors import DeviceError, MeasurementError
+from codesign.errors import DeviceError, InputError, MeasurementError
 from codesign.hardware.target import RpcServer
 
+RUNTIME_ALONE = {"TVM_USE_RUNTIME_LIB": "1"}
+"""Environment in which TVM leaves its compiler out, so that a process starts a second earlier."""
+_SESSION_ENDED, _SHUT_DOWN = "RPCSessionTimeoutError", "kShutdown"
+"""In what TVM says where a server ended the session after its time, and where it vanished."""
 _DOING = {
     START: "starting the process that talks to it",
     CONNECT: "connecting",
@@ -49,7 +54,8 @@ class RpcRunner:
 
         Args:
             artifact: What to run, compiled by TVM.
-            settings: How; `timeout_s` counts from the moment at which the network is loaded there.
+            settings: How. The server ends the session after `timeout_s`, rounded up to seconds; one that hangs and
+                does not is given up `connect_timeout_s` later.
             images: Inputs `[N, ...]`, run one at a time; None for latency on an input of zeros alone.
 
         Returns:
@@ -67,7 +73,7 @@ class RpcRunner:
                 np.save(folder / "images.npy", images, allow_pickle=False)
             libraries = (artifact.path.absolute(),)
             request = RunRequest(
-                SessionRequest(self.server, self._session_s(settings.timeout_s), libraries, settings.threads),
+                SessionRequest(self.server, math.ceil(settings.timeout_s), libraries, settings.threads),
                 sidecar.input_shape,
                 settings.warm_up,
                 settings.repeats,
@@ -107,7 +113,7 @@ class RpcRunner:
         libraries = tuple(_kernels_of(a) for a in (artifact, reference.artifact))
         with tempfile.TemporaryDirectory(prefix="codesign-rpc-") as name:
             folder = Path(name)
-            session = SessionRequest(self.server, self._session_s(settings.timeout_s), libraries, settings.threads)
+            session = SessionRequest(self.server, math.ceil(settings.timeout_s), libraries, settings.threads)
             request = TimeRequest(
                 session, tuple(calls), reference.call, settings.placements, settings.repeats, settings.sample_s
             )
@@ -116,36 +122,41 @@ class RpcRunner:
             for row in self._results(module, artifact, folder, settings.timeout_s):
                 yield TypeAdapter(KernelTiming).validate_python(row)
 
-    def _session_s(self, timeout_s: float) -> int:
-        """The server shall end a session by itself, for the case that nobody is left to close it."""
-        return math.ceil(timeout_s + self.server.connect_timeout_s)
-
     def _results(
         self, module: str, artifact: Artifact, folder: Path, timeout_s: float
     ) -> Iterator[Mapping[str, object]]:
         if self.server.tracker is not None:
             wait_for_server(self.server.tracker, self.server.key, self.server.queue_timeout_s)
         steps = (CONNECT, CHECK, UPLOAD)
-        limits_s = {**dict.fromkeys(steps, self.server.connect_timeout_s), RUN: timeout_s}
+        patience_s = self.server.connect_timeout_s
+        limits_s = {**dict.fromkeys(steps, patience_s), RUN: timeout_s + patience_s}
         try:
-            yield from stream_results(module, folder / "request.json", {}, limits_s, folder / "log.txt")
+            yield from stream_results(module, folder / "request.json", RUNTIME_ALONE, limits_s, folder / "log.txt")
         except StageError as error:
             self._explain(error, artifact)
 
-    def _explain(self, error: StageError, artifact: Artifact) -> None:
+    def _explain(self, error: StageError, artifact: Artifact) -> NoReturn:
         """Whether the device is gone, or this network alone failed there."""
         place = self.server.server or f"key {self.server.key!r} at the tracker {self.server.tracker}"
-        doing = f"RPC server {place}: {_DOING[error.stage]}: {error.reason}"
+        reason = "the connection broke" if _SHUT_DOWN in error.reason else error.reason
+        doing = f"RPC server {place}: {_DOING[error.stage]}: {reason}"
         if error.stage != RUN:
             raise DeviceError(
-                f"{doing}; look whether the server runs and hangs not, restart it, and repeat the command: what is "
+                f"{doing}; look whether the server runs and answers, restart it, and repeat the command: what is "
                 f"finished is kept"
             ) from None
-        cure = "raise timeout_s" if error.expired else "the network crashed there, or the server was ended"
+        if _SESSION_ENDED in error.reason:
+            doing, cure = f"RPC server {place}: {_DOING[RUN]}: it ended the session after its time", "raise timeout_s"
+        elif error.expired:
+            cure = "restart the server if it hangs, or raise timeout_s"
+        else:
+            cure = "the network crashed there, or the server was ended; look into its output"
         raise MeasurementError(f"{artifact.path}: {doing}; {cure}") from None
 
 
 def _kernels_of(artifact: Artifact) -> Path:
     kernels = artifact.path.absolute().with_suffix(KERNELS_SUFFIX)
+    if not kernels.is_file():
+        raise InputError(f"{kernels}: is missing; to time single kernels, compile for a target with runner = 'rpc'")
     library_machine(kernels)
     return kernels

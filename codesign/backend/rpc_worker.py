@@ -7,7 +7,7 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
-from tvm import relax
+from tvm.runtime.vm import VirtualMachine
 
 from codesign.backend.rpc_request import RunRequest
 from codesign.backend.rpc_session import Session, open_session
@@ -34,7 +34,7 @@ def main(path: str) -> None:
 
 def _run(session: Session, request: RunRequest) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     device = session.device
-    machine = relax.VirtualMachine(session.modules[0], device)
+    machine = VirtualMachine(session.modules[0], device)
     images = np.zeros(request.input_shape, np.float32)
     outputs = np.zeros(0, np.float32)
     if request.images is not None:
@@ -48,9 +48,7 @@ def _run(session: Session, request: RunRequest) -> tuple[NDArray[np.float64], ND
     return np.array(timed.results), outputs
 
 
-def _output(
-    machine: relax.VirtualMachine, device: tvm.runtime.Device, image: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def _output(machine: VirtualMachine, device: tvm.runtime.Device, image: NDArray[np.float32]) -> NDArray[np.float32]:
     machine.set_input("main", tvm.runtime.tensor(np.ascontiguousarray(image), device))
     machine.invoke_stateful("main")
     output: NDArray[np.float32] = machine.get_outputs("main").numpy()

@@ -81,6 +81,7 @@ def _results(
     lines: queue.Queue[bytes | None] = queue.Queue()
     threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
     stage, limit_s, began = START, START_LIMIT_S, time.monotonic()
+    refusal: str | None = None
     while True:
         try:
             line = lines.get(timeout=max(0.0, began + limit_s - time.monotonic()))
@@ -88,11 +89,13 @@ def _results(
             raise StageError(stage, f"gave no answer within {limit_s:g} s", True) from None
         if line is None:
             process.wait()
+            if refusal is not None:
+                raise InputError(refusal)
             return stage
         row = json.loads(line)
         if "refused" in row:
-            raise InputError(row["refused"])
-        if "stage" in row:
+            refusal = row["refused"]  # it ends by itself: a server may not bear a client that vanishes
+        elif "stage" in row:
             stage, limit_s, began = row["stage"], limits_s[row["stage"]], time.monotonic()
         else:
             yield row
@@ -108,7 +111,7 @@ def _ending(code: int, log: Path) -> str:
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     lines = log.read_text(errors="replace").strip().splitlines() or ["no message"]
-    return lines[-1].strip()
+    return lines[-1].strip().removeprefix("tvm.error.")
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -2,13 +2,14 @@
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from codesign import __version__
 from codesign.cli.analyze import analyze
-from codesign.cli.device import calibrate
+from codesign.cli.device import calibrate, compile_network, measure
 from codesign.cli.listing import passes, profiles, targets
 from codesign.cli.price import allocate, simulate
 from codesign.cli.run import opt, run
@@ -22,8 +23,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (run, opt, analyze, simulate, calibrate, allocate, targets, profiles, passes):
-    app.command()(_command)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run,
+    "opt": opt,
+    "analyze": analyze,
+    "compile": compile_network,
+    "measure": measure,
+    "simulate": simulate,
+    "calibrate": calibrate,
+    "allocate": allocate,
+    "targets": targets,
+    "profiles": profiles,
+    "passes": passes,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
 
 INTERRUPTED = 130
 

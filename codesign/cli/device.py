@@ -1,4 +1,4 @@
-"""Commands that use a device: `codesign calibrate`."""
+"""Commands that compile for a device and use it: `codesign compile`, `codesign measure` and `codesign calibrate`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,55 @@ import typer
 
 from codesign.cli.options import integers
 from codesign.cli.terminal import console_progress, show
+
+Target = Annotated[str, typer.Option(help="Name of a target, or path of its TOML file.")]
+
+
+def compile_network(
+    source: Annotated[
+        str,
+        typer.Argument(help=".onnx (with QDQ nodes or without), .pt2, a factory, or plans/ID.json of a run's folder."),
+    ],
+    target: Target,
+    out: Annotated[Path | None, typer.Option(help="The artefact's folder; NAME-TARGET if left out.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Weights for a factory.")] = None,
+    input_shape: Annotated[str | None, typer.Option(help="Such as 1,3,32,32; for a factory.")] = None,
+) -> None:
+    """Compile a network with TVM into a folder that is ready for its device: library, manifest, runners."""
+    from codesign.flow.compile import CompileRequest, compile_artifact
+
+    with console_progress() as progress:
+        made = compile_artifact(CompileRequest(source, target, out, weights, integers(input_shape)), progress)
+    machine = made.manifest.target
+    show(
+        f"{made.path}: compiled for {machine.mcpu} ({machine.machine}), {machine.threads} thread(s), "
+        f"weights {made.manifest.weight_bytes:,} bytes"
+    )
+
+
+def measure(
+    artifact: Annotated[Path, typer.Argument(help="Folder that `codesign compile` wrote.")],
+    target: Target,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; the target's if left out.")] = None,
+    warm_up: Annotated[int, typer.Option(min=0, help="Runs that are not counted.")] = 20,
+    repeats: Annotated[int, typer.Option(min=1, help="Samples.")] = 50,
+    runs_per_sample: Annotated[int, typer.Option(min=1, help="Consecutive runs whose mean is one sample.")] = 10,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which it is given up.")] = 300.0,
+    layers: Annotated[bool, typer.Option("--layers", help="Time every layer, too.")] = False,
+    json: Annotated[Path | None, typer.Option("--json", help="Write what was found to this file.")] = None,
+) -> None:
+    """Run a compiled network on a target: latency, and each layer's share of it; or instructions in an emulator."""
+    from codesign.files import write_json
+    from codesign.flow.measure import MeasureRequest, measure_artifact
+    from codesign.flow.measurement_table import measurement_lines
+
+    request = MeasureRequest(artifact, target, threads, warm_up, repeats, runs_per_sample, timeout, layers)
+    with console_progress() as progress:
+        found = measure_artifact(request, progress)
+    for part in measurement_lines(found):
+        show(part)
+    if json is not None:
+        write_json(json, found.to_json())
 
 
 def calibrate(

@@ -53,7 +53,7 @@ class RpcProcess:
         Raises:
             DeviceError: It ended, or does not listen in time.
         """
-        environment = os.environ | {"TVM_NUM_THREADS": "1"}
+        environment = os.environ | {"TVM_NUM_THREADS": "1", "TVM_USE_RUNTIME_LIB": "1"}
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 self._command, stdout=output, stderr=output, env=environment, start_new_session=True

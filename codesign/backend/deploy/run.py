@@ -11,10 +11,10 @@ os.environ.setdefault("TVM_NUM_THREADS", str(manifest["target"]["threads"]))  # 
 
 import numpy as np  # noqa: E402
 import tvm  # noqa: E402
-from tvm import relax  # noqa: E402
+from tvm.runtime.vm import VirtualMachine  # noqa: E402
 
 images = np.ascontiguousarray(np.load(sys.argv[1], allow_pickle=False), np.float32)
-network = relax.VirtualMachine(tvm.runtime.load_module(str(folder / manifest["library"])), tvm.cpu())["main"]
+network = VirtualMachine(tvm.runtime.load_module(str(folder / manifest["library"])), tvm.cpu())["main"]
 outputs = np.concatenate([network(tvm.runtime.tensor(images[i : i + 1])).numpy() for i in range(len(images))])
 if len(sys.argv) > 2:
     np.save(sys.argv[2], outputs)
