@@ -66,7 +66,7 @@ class TvmCompiler:
             raise CompileError(f"{graph_path}: TVM cannot compile {len(network.problems)} nodes: {listed}")
         library = self.library_path(target, plan_digest, work_dir)
         kernels = library.with_suffix(KERNELS_SUFFIX) if target.runner == "rpc" else None
-        linker, machine = _linker(target.tvm.mtriple), tvm_target(target.tvm, target.threads)
+        machine, linker = tvm_target(target.tvm, target.threads), _linker(target.tvm.mtriple)
         weight_bytes = _build(network, machine, target.threads, linker, library, kernels, graph_path)
         Sidecar(
             self.name,

@@ -8,7 +8,7 @@ from pathlib import Path
 from codesign.backend.artifact_folder import LIBRARIES, NETWORK, complete_folder, replace_folder
 from codesign.backend.manifest import MANIFEST, Manifest
 from codesign.backend.tvm_process import IsolatedTvmCompiler
-from codesign.errors import InputError, UnsupportedOperatorError
+from codesign.errors import CompileError, InputError, UnsupportedOperatorError
 from codesign.files import digest_of, remove_leftovers
 from codesign.flow.prepare import GRAPH
 from codesign.hardware.catalog import load_target
@@ -138,5 +138,8 @@ def _compile(request: CompileRequest, target: Target, digest: str, work: Path) -
         raise UnsupportedOperatorError(
             f"{request.source}: {len(lines)} node(s) cannot be compiled: {'; '.join(lines)}; change the network"
         )
-    artifact = compiler.compile(work / NETWORK, target, digest, work / LIBRARIES)
+    try:
+        artifact = compiler.compile(work / NETWORK, target, digest, work / LIBRARIES)
+    except CompileError as error:
+        raise CompileError(str(error).replace(str(work / NETWORK), request.source)) from error
     return complete_folder(work, artifact, target)
