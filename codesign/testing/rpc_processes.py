@@ -47,6 +47,11 @@ class RpcProcess:
         """`host:port`."""
         return f"{_HOST}:{self.port}"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Starts it and waits until it listens.
 

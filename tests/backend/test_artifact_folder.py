@@ -108,7 +108,7 @@ def test_the_cpp_runner_gives_what_onnxruntime_gives(
 ) -> None:
     runner, library = build(folder), folder / read_manifest(folder).library
     (tmp_path / "in").write_bytes(images.tobytes())
-    command = [runner, library, tmp_path / "in", tmp_path / "out", "2"]
+    command: list[str | Path] = [runner, library, tmp_path / "in", tmp_path / "out", "2"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
     assert printed.startswith("3 images, 2 runs each, ")
     assert np.array_equal(np.fromfile(tmp_path / "out", np.float32).reshape(3, 5, 6, 6), _expected(folder, images))
@@ -120,7 +120,8 @@ def test_the_cpp_runner_gives_what_onnxruntime_gives(
         ([tmp_path / "none.so", tmp_path / "in", tmp_path / "out"], "none.so"),
     )
     for arguments, words in mistakes:
-        failed = subprocess.run([runner, *arguments], capture_output=True, text=True, check=False, timeout=60)
+        command = [runner, *arguments]
+        failed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert failed.returncode in {1, 2}
         assert words in failed.stderr
 
