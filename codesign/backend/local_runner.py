@@ -18,6 +18,9 @@ from codesign.backend.worker import Request
 from codesign.errors import MeasurementError
 from codesign.hardware.power import SYSFS
 
+_ILLEGAL = "SIGILL"
+"""Ends a process that meets an instruction which its processor lacks."""
+
 
 @dataclass(frozen=True)
 class LocalRunner:
@@ -52,7 +55,7 @@ class LocalRunner:
         with tempfile.TemporaryDirectory(prefix="codesign-measure-") as name:
             folder = Path(name)
             request = _write_request(artifact, settings, images, sidecar, folder, self.sysfs)
-            _run_worker(request, settings, artifact, folder)
+            _run_worker(request, settings, artifact, sidecar, folder)
             try:
                 with np.load(folder / "result.npz", allow_pickle=False) as file:
                     latencies = file["latencies_s"]
@@ -98,8 +101,13 @@ def _write_request(
     return path
 
 
-def _run_worker(request: Path, settings: MeasurementSettings, artifact: Artifact, folder: Path) -> None:
+def _run_worker(
+    request: Path, settings: MeasurementSettings, artifact: Artifact, sidecar: Sidecar, folder: Path
+) -> None:
     threads = {"TVM_NUM_THREADS": str(settings.threads), "OMP_NUM_THREADS": str(settings.threads)}
     reason = run_module("codesign.backend.worker", request, threads, settings.timeout_s, folder / "log.txt")
     if reason is not None:
-        raise MeasurementError(f"{artifact.path}: the measured process {reason}")
+        hint = (
+            f"; it is compiled for {sidecar.processor}, look whether this machine is one" if _ILLEGAL in reason else ""
+        )
+        raise MeasurementError(f"{artifact.path}: the measured process {reason}{hint}")

@@ -82,8 +82,12 @@ class RpcRunner:
                 folder / "result.npz",
             )
             (folder / "request.json").write_bytes(TypeAdapter(RunRequest).dump_json(request))
-            for _ in self._results("codesign.backend.rpc_worker", artifact, folder, settings.timeout_s):
-                pass
+            try:
+                for _ in self._results("codesign.backend.rpc_worker", artifact, folder, settings.timeout_s):
+                    pass
+            except MeasurementError:
+                if not request.result.is_file():  # else only the good-bye failed
+                    raise
             with np.load(folder / "result.npz", allow_pickle=False) as file:
                 latencies, outputs = file["latencies_s"], file["outputs"] if images is not None else None
         if outputs is not None:

@@ -13,6 +13,7 @@ from codesign.backend.rpc_request import RunRequest
 from codesign.backend.rpc_session import Session, open_session
 from codesign.backend.staged_process import tell
 from codesign.errors import InputError
+from codesign.files import replacing
 
 
 def main(path: str) -> None:
@@ -28,8 +29,8 @@ def main(path: str) -> None:
         tell(refused=str(error))
         return
     latencies_s, outputs = _run(session, request)
-    with request.result.open("wb") as file:
-        np.savez(file, latencies_s=latencies_s, outputs=outputs)
+    with replacing(request.result) as temporary:
+        np.savez(temporary, latencies_s=latencies_s, outputs=outputs)
 
 
 def _run(session: Session, request: RunRequest) -> tuple[NDArray[np.float64], NDArray[np.float32]]:

@@ -111,6 +111,13 @@ def test_a_segmentation_fault_is_one_failed_measurement(tmp_path: Path) -> None:
     assert _left_behind(tmp_path) == []
 
 
+def test_an_instruction_that_this_processor_lacks(tmp_path: Path) -> None:
+    artifact = _native(tmp_path, "raise(SIGILL);")
+    Sidecar("tvm", "host", "digest", (1, 2, 4, 4), (1, 2, 4, 4), 1, 0, "znver9").write(artifact.path)
+    with pytest.raises(MeasurementError, match=r"killed by SIGILL; it is compiled for znver9, look whether"):
+        LocalRunner().measure(artifact, QUICK, None)
+
+
 def _hanging(folder: Path) -> tuple[Artifact, Callable[[], int]]:
     """A library that forks a child and hangs, and how to find the child."""
     note = folder / "pid"
