@@ -142,7 +142,7 @@ def _budgets(report: RunReport) -> str:
 
 
 def _latency_by_layer(report: RunReport) -> list[str]:
-    if all(layer.measured_s is None for layer in report.layers):
+    if not any(layer.measured_s for layer in report.layers):
         return []
     return [
         "<h2>Predicted against measured latency of each layer</h2>",
@@ -158,7 +158,8 @@ def _layers(report: RunReport) -> str:
     head = ["layer", "operator", "MACs", "weights", "bits", "Hessian trace", "provenance"]
     predicted = report.chosen.predicted
     assert predicted is not None
-    head += [f"latency {tag(predicted.cost_provenance)}", f"latency {tag('measured')}"]
+    timed = any(layer.measured_s is not None for layer in report.layers)
+    head += [f"latency {tag(predicted.cost_provenance)}", *([f"latency {tag('measured')}"] if timed else [])]
     rows = []
     for layer in report.layers:
         trace, label = "–", "–"
@@ -167,7 +168,8 @@ def _layers(report: RunReport) -> str:
             label = tag("exact" if layer.trace_is_exact else "estimated")
         bits = str(bits_of[layer.name].weight) if layer.name in bits_of else "–"
         counts = [f"{layer.macs:,}", f"{layer.weight_elements:,}"]
-        times = ["–" if value is None else seconds(value) for value in (layer.predicted_s, layer.measured_s)]
+        found = (layer.predicted_s, layer.measured_s) if timed else (layer.predicted_s,)
+        times = ["–" if value is None else seconds(value) for value in found]
         rows.append(row([escape(layer.name), escape(layer.op_type), *counts, bits, trace, label, *times]))
     return f'<div class="scroll"><table>{row(head, element="th")}{"".join(rows)}</table></div>'
 
