@@ -81,13 +81,15 @@ class Farm:
         """Measures the network; keeps the result."""
         self.results[number] = min(self.runner.measure(self.artifact, settings, None).latencies_s)
 
-    def time_kernels(self, number: int, sample_s: float) -> None:
+    def time_kernels(self, number: int, sample_s: float, kill_after_first: bool = False) -> None:
         """Times those kernels that were not timed yet; keeps each as soon as it is there."""
         known = self.timed.setdefault(number, [])
         calls = [call for call in self.calls if call.kernel not in known]
         settings = KernelTimingSettings(placements=2, repeats=2, sample_s=sample_s, timeout_s=TIMEOUT_S)
         for timing in self.runner.time_kernels(self.artifact, calls, self.reference, settings):
             known.append(timing.kernel)
+            if kill_after_first:
+                self.server.kill()
 
     @property
     def calls(self) -> list[KernelCall]:
@@ -139,8 +141,7 @@ def _killed_during(farm: Farm, number: int) -> None:
 
 
 def _killed_between_kernels(farm: Farm, number: int) -> None:
-    with _when_loaded(farm.server, signal.SIGKILL, 1.0):
-        farm.time_kernels(number, 0.05)
+    farm.time_kernels(number, 0.05, kill_after_first=True)
 
 
 def _killed_after(farm: Farm, number: int) -> None:
@@ -332,13 +333,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--share", type=float, default=1.0, help="Share of the 100 faults; at least one of each kind.")
+    parser.add_argument("--only", action="append", choices=sorted(FAULTS), help="May be repeated; all if left out.")
     options = parser.parse_args()
+    kinds = {kind: FAULTS[kind] for kind in FAULTS if not options.only or kind in options.only}
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="codesign-faults-") as name:
         farm = prepared(Path(name))
         try:
             start_s = start_seconds(farm)
-            for kind, (count, fault) in FAULTS.items():
+            for kind, (count, fault) in kinds.items():
                 for _ in range(max(1, round(count * options.share))):
                     outcomes.append(inject(farm, kind, fault, len(outcomes), start_s))
                     print(json.dumps(dataclasses.asdict(outcomes[-1])), file=sys.stderr, flush=True)
