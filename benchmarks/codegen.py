@@ -226,7 +226,9 @@ def print_bars(rows: Sequence[dict[str, object]]) -> None:
             )
     for (system, precision, threads), ratios in groups.items():
         mean = float(np.exp(np.mean(np.log(ratios))))
-        print(f"geometric mean {system} / codesign, {precision}, {threads} thread(s): {mean:.2f}, least {min(ratios):.2f}")
+        print(
+            f"geometric mean {system} / codesign, {precision}, {threads} thread(s): {mean:.2f}, least {min(ratios):.2f}"
+        )
 
 
 def _named_pairs(texts: Sequence[str]) -> dict[str, str]:

@@ -37,7 +37,7 @@ def load_tvm(path: str, threads: int, precision: str) -> tuple[Callable[[Images]
 def load_onnxruntime(
     path: str, threads: int, precision: str
 ) -> tuple[Callable[[Images], Images], Callable[[Images], Run]]:
-    """onnxruntime with all its graph optimisations."""
+    """Onnxruntime with all its graph optimisations."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -47,7 +47,9 @@ def load_onnxruntime(
     return lambda image: session.run(None, {name: image})[0], lambda image: lambda: session.run(None, {name: image})
 
 
-def load_openvino(path: str, threads: int, precision: str) -> tuple[Callable[[Images], Images], Callable[[Images], Run]]:
+def load_openvino(
+    path: str, threads: int, precision: str
+) -> tuple[Callable[[Images], Images], Callable[[Images], Run]]:
     """OpenVINO for latency; what it does not run in integers is float32, not bfloat16."""
     import openvino
 

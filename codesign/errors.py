@@ -42,6 +42,10 @@ class MeasurementError(CodesignError):
     """A candidate crashed, ran past its limit or returned nonsense while it was measured."""
 
 
+class DeviceError(CodesignError):
+    """A device cannot be reached or does not answer, so that whatever comes next would fail as well."""
+
+
 def first_line(error: BaseException) -> str:
     """What another library's error says, short enough for a sentence.
 

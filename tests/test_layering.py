@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
 )
 DATA_ONLY = {"targets", "hw_profiles"}
-SAME_LAYER_ALLOWED = {("config", "errors"), ("hardware", "quantization"), ("testing", "search")}
+SAME_LAYER_ALLOWED = {("config", "errors"), ("hardware", "quantization"), ("testing", "search"), ("testing", "backend")}
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
 

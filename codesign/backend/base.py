@@ -72,6 +72,23 @@ class Measurement:
     energy_source: str = ""
 
 
+@dataclass(frozen=True)
+class InstructionCount:
+    """Instructions that an emulator executed; says nothing of time, since instructions take different times.
+
+    Attributes:
+        instructions: Of one run.
+        runs: Runs that were counted beyond the first.
+        emulator: What counted.
+        outputs: Logits `[N, ...]` for the inputs that were handed over, None if there were none.
+    """
+
+    instructions: float
+    runs: int
+    emulator: str
+    outputs: "NDArray[np.float32] | None" = None
+
+
 class Compiler(Protocol):
     """Turns an ONNX file, in floating point or with QDQ nodes, into an artefact."""
 

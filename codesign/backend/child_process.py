@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -23,9 +23,26 @@ def run_module(
     Returns:
         Why it failed, or None.
     """
+    return run_command([sys.executable, "-m", module, str(argument)], environment, timeout_s, log)
+
+
+def run_command(
+    command: Sequence[str], environment: Mapping[str, str], timeout_s: float | None, log: Path
+) -> str | None:
+    """Runs a program and waits; whatever is left of its process group is killed at the end.
+
+    Args:
+        command: The program and its arguments.
+        environment: Added to this process's environment before the child starts.
+        timeout_s: Seconds after which it is ended; None for no limit.
+        log: File for its output.
+
+    Returns:
+        Why it failed, or None.
+    """
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, str(argument)],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -39,7 +39,7 @@ class KernelTimingSettings:
         repeats: Samples of each placement.
         sample_s: Seconds that one sample shall last: as many calls as fit, at least one.
         timeout_s: Seconds after which the process is ended.
-        usual_reference_s: Seconds of the reference kernel on an undisturbed machine, infinite where that is not known.
+        usual_reference_s: Seconds of the reference kernel on an undisturbed machine; None where that is not known.
     """
 
     threads: int = 1
@@ -47,7 +47,7 @@ class KernelTimingSettings:
     repeats: int = 4
     sample_s: float = 2e-4
     timeout_s: float = 300.0
-    usual_reference_s: float = math.inf
+    usual_reference_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,19 @@ class KernelTiming:
         return usual_s * statistics.median_low(min(self.samples_s[row]) / mean[row] for row in rows)
 
 
+def usual_reference_s(timings: Iterable[KernelTiming]) -> float:
+    """What the reference kernel takes on an undisturbed machine: the clock to which measurements are brought.
+
+    Args:
+        timings: Everything that was measured beside it.
+
+    Returns:
+        The lower quartile of its seconds, since disturbances only add time; infinite if nothing was measured.
+    """
+    seconds = sorted(value for timing in timings for value in timing.reference_s)
+    return seconds[len(seconds) // 4] if seconds else math.inf
+
+
 @dataclass(frozen=True)
 class ReferenceKernel:
     """A kernel that is timed again and again, to notice disturbances and changes of frequency.
@@ -177,7 +190,7 @@ class KernelRequest:
     placements: int
     repeats: int
     sample_s: float
-    usual_reference_s: float
+    usual_reference_s: float | None
 
     def write(self, path: Path) -> None:
         """Writes the request.

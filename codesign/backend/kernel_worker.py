@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from codesign.backend.kernel_table import KernelArgument, KernelCall
-from codesign.backend.kernel_timing import NETWORK, KernelRequest, KernelTiming, read_request
+from codesign.backend.kernel_timing import NETWORK, read_request
+from codesign.backend.timed_rows import Samples, timed_rows
 from codesign.hardware.amx_permission import request_amx
 
-REFERENCE_REPEATS = 5
 WARM_UP = 3
 """Runs of a network before it is timed."""
 NETWORK_SAMPLES = 10
@@ -57,7 +57,7 @@ class Timer:
         """
         return bool(self.library.implements_function(call.kernel))
 
-    def prepared(self, call: KernelCall) -> "Callable[[int], list[float]]":
+    def prepared(self, call: KernelCall) -> Samples:
         """Allocates operands, runs once, and settles how many calls a sample has.
 
         Args:
@@ -92,7 +92,7 @@ class Timer:
         return self.random.integers(0, 100, argument.shape).astype(argument.dtype)
 
 
-def _network(library: str, shape: tuple[int, ...], sample_s: float) -> "Callable[[int], list[float]]":
+def _network(library: str, shape: tuple[int, ...], sample_s: float) -> Samples:
     """How to take samples of a whole network, called as users call it.
 
     Args:
@@ -121,24 +121,6 @@ def _kernels_of(library: str) -> tvm.runtime.Module:
     return tvm.runtime.load_module(library).imports[0]
 
 
-def _print_timing(
-    name: str,
-    placed: "Callable[[], Callable[[int], list[float]]]",
-    reference: "Callable[[int], list[float]]",
-    request: KernelRequest,
-) -> None:
-    """Takes rows until enough of them are good, at most twice as many as asked for."""
-    rows: list[tuple[float, ...]] = []
-    references = [min(reference(REFERENCE_REPEATS))]
-    while len(rows) < 2 * request.placements:
-        rows.append(tuple(placed()(request.repeats)))
-        references.append(min(reference(REFERENCE_REPEATS)))
-        timing = KernelTiming(name, tuple(rows), tuple(references))
-        if len(timing.good_rows(request.usual_reference_s)) == request.placements:
-            break
-    print(json.dumps({"kernel": name, "samples_s": rows, "reference_s": references}), flush=True)
-
-
 def main(path: str) -> None:
     """Carries out a request.
 
@@ -155,15 +137,19 @@ def main(path: str) -> None:
     if not others.holds(request.reference):
         raise ValueError(f"{request.reference_library} holds no function {request.reference.kernel!r}")
     reference = others.prepared(request.reference)
+    rows = request.placements, request.repeats, request.usual_reference_s
     for call in request.calls:
         if call.kernel == NETWORK:
             network = _network(request.library, call.arguments[0].shape, NETWORK_SAMPLES * request.sample_s)
-            _print_timing(NETWORK, functools.partial(_same, network), reference, request)
+            timing = timed_rows(NETWORK, functools.partial(_same, network), reference, *rows)
         elif timer.holds(call):
-            _print_timing(call.kernel, functools.partial(timer.prepared, call), reference, request)
+            timing = timed_rows(call.kernel, functools.partial(timer.prepared, call), reference, *rows)
+        else:
+            continue
+        print(json.dumps(asdict(timing)), flush=True)
 
 
-def _same(samples: "Callable[[int], list[float]]") -> "Callable[[int], list[float]]":
+def _same(samples: Samples) -> Samples:
     return samples
 
 

@@ -16,7 +16,7 @@ from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.integer_convolution import inner_channels, integer_convolution
 from codesign.backend.kernels.matrix_vector import float_matrix_vector, integer_matrix_vector
-from codesign.backend.kernels.packing import INNER, LANES, block_weights, pack_planes
+from codesign.backend.kernels.packing import INNER, block_weights, pack_planes
 from codesign.backend.operations import Convolution, Quantization
 
 

@@ -1,6 +1,7 @@
 """Runs artefacts on this machine, each measurement in a process of its own."""
 
 import math
+import platform
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,15 @@ from numpy.typing import NDArray
 
 from codesign.backend.base import Artifact, Measurement, MeasurementSettings
 from codesign.backend.child_process import run_module
+from codesign.backend.images import check_images, check_outputs
+from codesign.backend.shared_library import refuse_other_machine
 from codesign.backend.sidecar import Sidecar, read_sidecar
 from codesign.backend.worker import Request
-from codesign.errors import InputError, MeasurementError
+from codesign.errors import MeasurementError
 from codesign.hardware.power import SYSFS
+
+_ILLEGAL = "SIGILL"
+"""Ends a process that meets an instruction which its processor lacks."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,13 @@ class LocalRunner:
             MeasurementError: The program crashed, ran past its limit or returned nonsense.
         """
         sidecar = read_sidecar(artifact.path)
-        _check_images(images, sidecar, artifact)
+        if artifact.compiler == "tvm":
+            refuse_other_machine(artifact.path, platform.machine())
+        check_images(images, sidecar, artifact)
         with tempfile.TemporaryDirectory(prefix="codesign-measure-") as name:
             folder = Path(name)
             request = _write_request(artifact, settings, images, sidecar, folder, self.sysfs)
-            _run_worker(request, settings, artifact, folder)
+            _run_worker(request, settings, artifact, sidecar, folder)
             try:
                 with np.load(folder / "result.npz", allow_pickle=False) as file:
                     latencies = file["latencies_s"]
@@ -56,7 +64,7 @@ class LocalRunner:
             except (OSError, ValueError, KeyError) as error:
                 raise MeasurementError(f"{artifact.path}: the measured process wrote no result ({error})") from error
         if outputs is not None:
-            _check_outputs(outputs, images, sidecar, artifact)
+            check_outputs(outputs, images, sidecar, artifact)
         return Measurement(
             tuple(float(t) for t in latencies),
             None if math.isnan(energy_j) else energy_j,
@@ -65,28 +73,6 @@ class LocalRunner:
             outputs,
             energy_source,
         )
-
-
-def _check_images(images: NDArray[np.float32] | None, sidecar: Sidecar, artifact: Artifact) -> None:
-    if images is None:
-        return
-    if images.ndim < 1 or len(images) == 0 or images.shape[1:] != sidecar.input_shape[1:]:
-        allowed = ", ".join(map(str, sidecar.input_shape[1:]))
-        raise InputError(f"{artifact.path}: images have shape {images.shape}, allowed is [N, {allowed}] with N > 0")
-    if images.dtype != np.float32 or not np.isfinite(images).all():
-        raise InputError(f"{artifact.path}: images must be finite float32, got {images.dtype}; clean the data")
-
-
-def _check_outputs(
-    outputs: NDArray[np.float32], images: NDArray[np.float32] | None, sidecar: Sidecar, artifact: Artifact
-) -> None:
-    assert images is not None
-    expected = (len(images), *sidecar.output_shape[1:])
-    if outputs.shape != expected:
-        raise MeasurementError(f"{artifact.path}: outputs have shape {outputs.shape}, expected {expected}")
-    if not np.isfinite(outputs).all():
-        bad = int(np.flatnonzero(~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))[0])
-        raise MeasurementError(f"{artifact.path}: outputs of image {bad} are not finite; check the network's weights")
 
 
 def _write_request(
@@ -115,8 +101,13 @@ def _write_request(
     return path
 
 
-def _run_worker(request: Path, settings: MeasurementSettings, artifact: Artifact, folder: Path) -> None:
+def _run_worker(
+    request: Path, settings: MeasurementSettings, artifact: Artifact, sidecar: Sidecar, folder: Path
+) -> None:
     threads = {"TVM_NUM_THREADS": str(settings.threads), "OMP_NUM_THREADS": str(settings.threads)}
     reason = run_module("codesign.backend.worker", request, threads, settings.timeout_s, folder / "log.txt")
     if reason is not None:
-        raise MeasurementError(f"{artifact.path}: the measured process {reason}")
+        hint = (
+            f"; it is compiled for {sidecar.processor}, look whether this machine is one" if _ILLEGAL in reason else ""
+        )
+        raise MeasurementError(f"{artifact.path}: the measured process {reason}{hint}")

@@ -21,6 +21,7 @@ class Sidecar:
         output_shape: Shape of the logits.
         threads: Threads that it was compiled for.
         weight_bytes: Bytes of weights as stored.
+        processor: LLVM's name of the processor it was compiled for; empty where the compiler makes no machine code.
     """
 
     compiler: str
@@ -30,6 +31,7 @@ class Sidecar:
     output_shape: tuple[int, ...]
     threads: int
     weight_bytes: int
+    processor: str = ""
 
     def write(self, artifact: Path) -> None:
         """Writes it beside an artefact.

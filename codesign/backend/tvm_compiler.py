@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 from codesign.backend.base import Artifact
 from codesign.backend.kernel_table import kernel_calls, write_kernel_calls
 from codesign.backend.qdq_graph import Network, read_network
+from codesign.backend.shared_library import architecture_of_triple
 from codesign.backend.sidecar import Sidecar
-from codesign.errors import CompileError
+from codesign.errors import CompileError, closest
 from codesign.files import replacing
 from codesign.hardware.amx_permission import request_amx
 from codesign.hardware.target import Target, TvmTarget
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 LINKERS = ("g++", "c++", "clang++")
 """Programs that link the exported library, in order of preference."""
+KERNELS_SUFFIX = ".kernels.so"
+"""Of a second library with the kernels alone, for RPC: a server's timing loop finds functions of the outer module only,
+and in a network's library that is the interpreter's."""
 
 
 class TvmCompiler:
@@ -62,7 +66,9 @@ class TvmCompiler:
             listed = "; ".join(network.problems)
             raise CompileError(f"{graph_path}: TVM cannot compile {len(network.problems)} nodes: {listed}")
         library = self.library_path(target, plan_digest, work_dir)
-        weight_bytes = _build(network, target.tvm, target.threads, library, graph_path)
+        kernels = library.with_suffix(KERNELS_SUFFIX) if target.runner == "rpc" else None
+        machine, linker = tvm_target(target.tvm, target.threads), _linker(target.tvm.mtriple)
+        weight_bytes = _build(network, machine, target.threads, linker, library, kernels, graph_path)
         Sidecar(
             self.name,
             target.name,
@@ -71,6 +77,7 @@ class TvmCompiler:
             network.output.shape,
             target.threads,
             weight_bytes,
+            str(machine.attrs["mcpu"]),
         ).write(library)
         return Artifact(library, self.name, target.name, plan_digest, weight_bytes)
 
@@ -88,7 +95,15 @@ class TvmCompiler:
         return work_dir / f"{self.name}-{target.name}-{plan_digest}.so"
 
 
-def _build(network: Network, settings: TvmTarget, threads: int, library: Path, graph_path: Path) -> int:
+def _build(
+    network: Network,
+    target: "tvm.target.Target",
+    threads: int,
+    linker: str,
+    library: Path,
+    kernels: Path | None,
+    graph_path: Path,
+) -> int:
     import tvm
     from tvm import relax
 
@@ -97,8 +112,6 @@ def _build(network: Network, settings: TvmTarget, threads: int, library: Path, g
     from codesign.backend.kernels.instruction_set import instruction_set
     from codesign.backend.relax_builder import build_module
 
-    linker = _linker(settings.mtriple)
-    target = tvm_target(settings, threads)
     try:
         with target:
             built = build_module(network, instruction_set(target), threads)
@@ -115,14 +128,20 @@ def _build(network: Network, settings: TvmTarget, threads: int, library: Path, g
     except Exception as error:  # TVM raises a dozen classes without a common base
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise CompileError(f"{graph_path}: TVM failed ({reason}); compile with another compiler") from error
+    _export(executable.mod, library, linker)
+    if kernels is not None:
+        _export(executable.mod.imports[0], kernels, linker)
+    write_kernel_calls(library, kernel_calls(fused["main"], built.calls, network.operations))
+    return built.weight_bytes
+
+
+def _export(module: "tvm.runtime.Module", library: Path, linker: str) -> None:
     with replacing(library) as temporary:
         try:
-            executable.export_library(str(temporary), cc=linker)
+            module.export_library(str(temporary), cc=linker)
         except RuntimeError as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise CompileError(f"{library}: {linker} cannot link it ({reason}); check that linker") from error
-    write_kernel_calls(library, kernel_calls(fused["main"], built.calls, network.operations))
-    return built.weight_bytes
 
 
 def tvm_target(settings: TvmTarget, threads: int) -> "tvm.target.Target":
@@ -136,21 +155,28 @@ def tvm_target(settings: TvmTarget, threads: int) -> "tvm.target.Target":
         The target; `native` has become the name of this machine's processor.
 
     Raises:
-        CompileError: LLVM does not know the processor.
+        CompileError: LLVM does not know the processor or the architecture.
     """
     import tvm
 
     codegen = tvm.target.codegen
     mcpu = codegen.llvm_get_system_cpu() if settings.mcpu == "native" else settings.mcpu
-    description = {"kind": settings.kind, "mcpu": mcpu, "num-cores": threads, "opt-level": 3}
-    if settings.mtriple is not None:
-        description["mtriple"] = settings.mtriple
+    machine = {} if settings.mtriple is None else {"mtriple": settings.mtriple}
+    known = [str(name) for name in codegen.llvm_get_targets()]
+    if settings.mtriple is not None and architecture_of_triple(settings.mtriple) not in known:
+        raise CompileError(
+            f"mtriple {settings.mtriple!r}: LLVM has no architecture {settings.mtriple.partition('-')[0]!r}"
+            f"{closest(settings.mtriple.partition('-')[0], known)}"
+        )
+    processors = [str(name) for name in codegen.llvm_get_cpu_archlist(tvm.target.Target({"kind": "llvm", **machine}))]
+    if mcpu not in processors:
+        raise CompileError(
+            f"mcpu {mcpu!r} is unknown to LLVM for {settings.mtriple or 'this machine'}{closest(mcpu, processors)}"
+        )
+    description = {"kind": settings.kind, "mcpu": mcpu, "num-cores": threads, "opt-level": 3, **machine}
     if settings.mcpu == "native" and not request_amx():  # a virtual machine may hide what its processor's name promises
         description["mattr"] = ["-amx-tile", "-amx-int8", "-amx-bf16"]
-    target = tvm.target.Target(description)
-    if settings.mtriple is None and mcpu not in codegen.llvm_get_cpu_archlist(target):
-        raise CompileError(f"mcpu {mcpu!r} is unknown to LLVM; use 'native' or a name that `llc -mcpu=help` lists")
-    return target
+    return tvm.target.Target(description)
 
 
 def _linker(mtriple: str | None) -> str:
@@ -159,4 +185,5 @@ def _linker(mtriple: str | None) -> str:
         path = shutil.which(name)
         if path is not None:
             return path
-    raise CompileError(f"no linker was found (looked for {', '.join(names)}); install one, such as Debian's g++")
+    package = "g++" if mtriple is None else f"g++-{mtriple.replace('_', '-')}"
+    raise CompileError(f"no linker was found (looked for {', '.join(names)}); install one, in Debian {package}")

@@ -48,19 +48,26 @@ def conditions_of(target: Target, unit: VectorUnit) -> Conditions:
     """What measurements of a target depend on.
 
     Args:
-        target: A target on this machine.
+        target: A target on this machine, or one that is reached over RPC.
         unit: What kernels are compiled for.
 
     Returns:
         The conditions.
     """
     assert target.tvm is not None
-    host = detect_host()
     instructions = f"{target.tvm.mcpu}, {unit.registers} registers, {unit.dot_channels} products an instruction" + (
         ", AMX" if unit.amx else ""
     )
     tvm = f"tvm {importlib.metadata.version('apache-tvm')}"
-    return Conditions(f"{host.name}, {host.cores} cores", target.threads, instructions, tvm)
+    return Conditions(_device_name(target), target.threads, instructions, tvm)
+
+
+def _device_name(target: Target) -> str:
+    if target.rpc is None:
+        host = detect_host()
+        return f"{host.name}, {host.cores} cores"
+    reached = target.rpc.server or f"{target.rpc.key} at {target.rpc.tracker}"
+    return f"{target.name} over RPC ({reached})"
 
 
 def compile_reference(compiler: Compiler, target: Target, work_dir: Path) -> ReferenceKernel:

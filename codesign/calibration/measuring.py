@@ -172,7 +172,9 @@ class Session:
             usual_s = self.file.usual_s()
             names = list(dict.fromkeys(n for op, kernels in todo.items() if op not in written for n in kernels))
             again = [name for name in names if name not in found or not found[name].is_good(usual_s)]
-            settings = KernelTimingSettings(threads=self.device.target.threads, usual_reference_s=usual_s)
+            settings = KernelTimingSettings(
+                threads=self.device.target.threads, usual_reference_s=usual_s if self.file.kernels else None
+            )
             requested = [call_of[name] for name in again]
             for timing in self.device.kernels.time_kernels(artifact, requested, self.device.reference, settings):
                 found[timing.kernel] = _better(found.get(timing.kernel), timing, usual_s)

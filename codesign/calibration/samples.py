@@ -6,7 +6,6 @@ conditions, and leaves all else in the file. A last line that was cut off is dro
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from codesign.backend.kernel_timing import KernelTiming
+from codesign.backend.kernel_timing import KernelTiming, usual_reference_s
 from codesign.errors import InputError
 from codesign.quantization.scheme import Widths
 
@@ -202,14 +201,12 @@ class SampleFile:
             yield from sample.timings
 
     def usual_s(self) -> float:
-        """What the reference kernel takes on an undisturbed machine: the clock to which measurements are brought.
+        """What the reference kernel takes on an undisturbed machine.
 
         Returns:
-            The lower quartile of its seconds over all measurements, since disturbances only add time; infinite if
-            nothing was measured.
+            Seconds; infinite if nothing was measured.
         """
-        seconds = sorted(value for timing in self.timings() for value in timing.reference_s)
-        return seconds[len(seconds) // 4] if seconds else math.inf
+        return usual_reference_s(self.timings())
 
     def kernels_s(self, network: str) -> float:
         """Sum of what the kernels of a network take by themselves, at the usual clock.

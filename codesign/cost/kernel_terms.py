@@ -28,8 +28,8 @@ tiles:
     amx_products     steps x tiles of sums x pixels of a tile    multiplying tiles, one row a cycle
     amx_loads        steps x rows of operands
 
-Pooling: `maxima`, `means` or `global_means`, vectors of outputs x taps, and `chain`, taps of global pooling, which add up
-one after the other; epilogues, padding, caches and call as above. Any other node
+Pooling: `maxima`, `means` or `global_means`, vectors of outputs x taps, and `chain`, taps of global pooling, which add
+up one after the other; epilogues, padding, caches and call as above. Any other node
 that moves data: elements `read` and `written`, caches and call; `of_OP` are the elements written by one operator, which
 may cost more than another's and need not have been measured. A node merged into another's kernel only adds what
 it reads by itself (`merged_elements`).

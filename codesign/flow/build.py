@@ -16,6 +16,7 @@ from codesign.errors import UnsupportedOperatorError
 from codesign.files import digest_of, write_bytes, write_json
 from codesign.flow.context import RunContext
 from codesign.flow.prepare import GRAPH, LOWERED, versions
+from codesign.flow.runners import runner_of
 from codesign.hardware.host import detect_host
 from codesign.ir.program import Program
 from codesign.ir.serialization import load_graph, save_graph
@@ -152,11 +153,7 @@ def measure(context: RunContext, network: Path, artifacts: Sequence[Artifact], c
         MeasurementError: A compiled program crashed or ran past its limit.
     """
     identity = artifacts[0].plan_digest
-    run, target = context.run, context.target
-    options = run.measure
-    settings = MeasurementSettings(
-        target.threads, options.warm_up, options.repeats, options.runs_per_sample, options.timeout_s
-    )
+    target, settings = context.target, _settings(context)
     result = context.folder / "artifacts" / identity / "measurement.json"
     simulated = [cost.latency_s, cost.energy_j, cost.weight_bytes] if cost and target.runner == "simulated" else None
     key = digest_of(
@@ -164,6 +161,7 @@ def measure(context: RunContext, network: Path, artifacts: Sequence[Artifact], c
         dataclasses.asdict(settings),
         context.data.test_digest,
         simulated,
+        None if target.rpc is None else target.rpc.model_dump(mode="json"),
         machine(),
         versions(),
     )
@@ -182,6 +180,13 @@ def measure(context: RunContext, network: Path, artifacts: Sequence[Artifact], c
     return _MEASURED.validate_json(result.read_bytes())
 
 
+def _settings(context: RunContext) -> MeasurementSettings:
+    options = context.run.measure
+    return MeasurementSettings(
+        context.target.threads, options.warm_up, options.repeats, options.runs_per_sample, options.timeout_s
+    )
+
+
 def _run_one(
     context: RunContext,
     artifact: Artifact,
@@ -192,13 +197,13 @@ def _run_one(
     from codesign.backend.local_runner import LocalRunner
     from codesign.backend.simulated_runner import SimulatedRunner
 
-    runner: Runner = LocalRunner()
-    if context.target.runner == "local":
-        return runner.measure(artifact, settings, images)
-    if cost is not None:
-        return SimulatedRunner(cost, runner).measure(artifact, settings, images)
-    here = dataclasses.replace(settings, warm_up=0, repeats=1, runs_per_sample=1)
-    return dataclasses.replace(runner.measure(artifact, here, images), latencies_s=())  # this is not the target
+    if context.target.runner == "local" or artifact.compiler == "tvm":
+        return runner_of(context.target).measure(artifact, settings, images)
+    here: Runner = LocalRunner()
+    if context.target.runner == "simulated" and cost is not None:
+        return SimulatedRunner(cost, here).measure(artifact, settings, images)
+    once = dataclasses.replace(settings, warm_up=0, repeats=1, runs_per_sample=1)
+    return dataclasses.replace(here.measure(artifact, once, images), latencies_s=())  # this is not the target
 
 
 def _summary(context: RunContext, found: Mapping[str, Measurement], network: Path, weight_bytes: int) -> Measured:

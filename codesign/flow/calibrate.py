@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from codesign.backend.kernel_timing import LocalKernelRunner
 from codesign.backend.tvm_process import IsolatedTvmCompiler
 from codesign.calibration.device import compile_reference, conditions_of, vector_unit
 from codesign.calibration.drift import ClockRange, clock_range
@@ -24,6 +23,7 @@ from codesign.calibration.profile_file import write_profile
 from codesign.calibration.samples import Conditions, SampleFile, undisturbed
 from codesign.cost.calibrated import CalibratedModel
 from codesign.errors import InputError
+from codesign.flow.runners import MEASURED, kernel_runner_of
 from codesign.hardware.calibration import Calibration, VectorUnit
 from codesign.hardware.catalog import load_target, profile_of
 from codesign.hardware.profile import HardwareProfile
@@ -155,10 +155,10 @@ def calibrate(request: CalibrateRequest, progress: Progress) -> CalibrationResul
         InputError: The target cannot be measured from here, or a model is wrong.
     """
     target = load_target(request.target)
-    if target.runner != "local":
+    if target.runner not in MEASURED:
         raise InputError(
             f"target {target.name!r}: runner is {target.runner!r}, so there is no device to measure; "
-            f"calibrate a target with runner = 'local'"
+            f"calibrate a target with runner {' or '.join(map(repr, MEASURED))}"
         )
     profile = profile_of(target)
     if profile.model != "roofline":
@@ -185,7 +185,7 @@ def _measured_probes(
 ) -> Sequence[Probe]:
     compiler = IsolatedTvmCompiler()
     reference = compile_reference(compiler, target, folder)
-    device = Device(target, compiler, LocalKernelRunner(), reference)
+    device = Device(target, compiler, kernel_runner_of(target), reference)
     session = Session(device, file, folder, progress, request.budget_s)
     own = model_probes(models, profile.bit_widths)
     drawn = drawn_probes(profile.bit_widths, request.seed)

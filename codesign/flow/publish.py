@@ -1,9 +1,11 @@
 """The last step: the report."""
 
+import dataclasses
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from codesign.backend.layer_times import LayerTime
 from codesign.errors import MeasurementError
 from codesign.flow.build import BASELINE, machine
 from codesign.flow.context import RunContext
@@ -23,7 +25,12 @@ _FLOAT_BITS = 32.0
 
 
 def publish(
-    context: RunContext, program: Program, facts: GraphFacts, decision: Decision, built: Mapping[str, Measured | str]
+    context: RunContext,
+    program: Program,
+    facts: GraphFacts,
+    decision: Decision,
+    built: Mapping[str, Measured | str],
+    layer_times: Sequence[LayerTime] = (),
 ) -> RunReport:
     """Gathers everything and writes `report.html` and `report.json`; step `report`.
 
@@ -33,6 +40,7 @@ def publish(
         facts: Its facts.
         decision: What was chosen.
         built: By candidate: what was measured, or why it failed.
+        layer_times: Of the chosen network, empty where nothing timed its layers.
 
     Returns:
         The report.
@@ -55,7 +63,7 @@ def publish(
         sensitivity_method=context.run.quantization.sensitivity,
         candidates=mark_front(candidates),
         choices=decision.choices,
-        layers=_layers(program, facts),
+        layers=_layers(context, program, facts, decision, layer_times),
     )
     if report.chosen.measured is None:
         raise MeasurementError(
@@ -67,8 +75,6 @@ def publish(
 
 
 def _candidate(context: RunContext, facts: GraphFacts, proposal: Proposal, found: Measured | str) -> Candidate:
-    import dataclasses
-
     measured = (
         dataclasses.replace(found, loss_increase_nats=proposal.measured_loss) if isinstance(found, Measured) else None
     )
@@ -111,14 +117,26 @@ def average_bits(facts: GraphFacts, proposal: Proposal) -> float:
     return sum(node.weight_elements * bits_of[node.name].weight for node in facts.weighted) / weights
 
 
-def _layers(program: Program, facts: GraphFacts) -> tuple[LayerRow, ...]:
+def _layers(
+    context: RunContext,
+    program: Program,
+    facts: GraphFacts,
+    decision: Decision,
+    layer_times: Sequence[LayerTime],
+) -> tuple[LayerRow, ...]:
+    chosen = next(p.plan for p in decision.proposals if p.identity == decision.choices[0].identity)
+    assert chosen is not None
+    measured = {time.layer: time.seconds for time in layer_times}
     traces = {node.name: find(node, HessianTrace) for node in program.graph.graph}
     rows = []
     for node in facts.weighted:
         losses = {bits.weight: loss for bits, loss in node.loss_increase_nats.items()}
         trace = traces.get(node.name)
         known = (trace.trace, trace.standard_error, trace.exact) if trace else (None, None, None)
-        rows.append(LayerRow(node.name, node.op_type, node.macs, node.weight_elements, losses, *known))
+        predicted = context.cost_model.price_node(node, chosen.bits_of[node.name]).latency_s
+        found = measured.get(node.name)
+        row = LayerRow(node.name, node.op_type, node.macs, node.weight_elements, losses, *known)
+        rows.append(dataclasses.replace(row, predicted_s=predicted, measured_s=found))
     return tuple(rows)
 
 

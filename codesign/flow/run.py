@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from codesign.backend.base import Artifact
+from codesign.backend.layer_times import LayerTime
 from codesign.cost.select import cost_model_for
 from codesign.errors import CodesignError, CompileError, InputError, MeasurementError
 from codesign.files import remove_leftovers
@@ -18,6 +19,7 @@ from codesign.flow.build import (
 )
 from codesign.flow.context import RunContext, load_data
 from codesign.flow.decide import Decision, Proposal, budget_in_words, decide
+from codesign.flow.layer_latency import measured_layers
 from codesign.flow.prepare import annotate, obtain, pipeline_of
 from codesign.flow.publish import publish
 from codesign.hardware.catalog import load_profile, load_target
@@ -54,7 +56,7 @@ def execute(run: RunFile, base: Path, folder: Path, progress: Progress) -> RunRe
     decision = decide(context, program, facts)
     compiled = _compile_all(context, decision)
     built = {proposal.identity: _measured(context, proposal, compiled) for proposal in decision.proposals}
-    return publish(context, program, facts, decision, built)
+    return publish(context, program, facts, decision, built, _chosen_layers(context, decision, compiled, built))
 
 
 def open_run(run: RunFile, base: Path, folder: Path, progress: Progress) -> RunContext:
@@ -71,6 +73,11 @@ def open_run(run: RunFile, base: Path, folder: Path, progress: Progress) -> RunC
     """
     local = base / run.target
     target = load_target(str(local) if run.target.endswith(".toml") and local.is_file() else run.target)
+    if target.runner == "qemu-aarch64":
+        raise InputError(
+            f"target: {target.name!r} counts instructions, by which nothing can be chosen; choose for a target with "
+            f"another runner, and count with `codesign compile` and `codesign measure`"
+        )
     profile = load_profile(target.profile, target.threads)
     cost_model = cost_model_for(profile)
     run = _with_widths_of(run, profile, progress)
@@ -128,6 +135,19 @@ def _measured(context: RunContext, proposal: Proposal, compiled: Mapping[str, Co
         return measure(context, *found, proposal.cost)
     except MeasurementError as error:
         return _failed(context, proposal.identity, error)
+
+
+def _chosen_layers(
+    context: RunContext,
+    decision: Decision,
+    compiled: Mapping[str, Compiled | str],
+    built: Mapping[str, Measured | str],
+) -> tuple[LayerTime, ...]:
+    identity = decision.choices[0].identity
+    network, measured = compiled[identity], built[identity]
+    if isinstance(network, str) or isinstance(measured, str):
+        return ()
+    return measured_layers(context, network[1], measured)
 
 
 def _failed(context: RunContext, identity: str, error: CodesignError) -> str:

@@ -1,8 +1,8 @@
 """How a device is reached, and what is promised there."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from codesign.config import StrictModel
 
@@ -41,6 +41,49 @@ class TvmTarget(StrictModel):
     mtriple: str | None = None
 
 
+Address = Annotated[str, Field(pattern=r"^[^\s:]+:[0-9]{1,5}$")]
+"""`host:port`."""
+
+
+class RpcServer(StrictModel):
+    """How a TVM RPC server is reached: by a tracker, which hands out servers of a kind, or directly.
+
+    Attributes:
+        tracker: Address of the tracker.
+        server: Address of the server itself; exclusive with `tracker`.
+        key: What servers of this kind are registered as.
+        connect_timeout_s: Seconds for reaching a server, and for each step that only moves data.
+        queue_timeout_s: Seconds to wait until a server is free that others use.
+    """
+
+    tracker: Address | None = None
+    server: Address | None = None
+    key: Annotated[str, Field(pattern=r"^\S+$")] = "codesign"
+    connect_timeout_s: Positive = 20.0
+    queue_timeout_s: Positive = 60.0
+
+    @model_validator(mode="after")
+    def _one_address(self) -> Self:
+        if (self.tracker is None) == (self.server is None):
+            raise ValueError("give either tracker = 'host:port' or server = 'host:port'")
+        return self
+
+
+class Emulator(StrictModel):
+    """What qemu's user-mode emulation of aarch64 runs with.
+
+    Attributes:
+        wheels: Folder with the aarch64 wheels of apache-tvm and apache-tvm-ffi, whose libraries run in the emulator.
+        sysroot: Where the cross compiler's C library is.
+    """
+
+    wheels: str = "aarch64-wheels"
+    sysroot: str = "/usr/aarch64-linux-gnu"
+
+
+RunnerKind = Literal["local", "simulated", "rpc", "qemu-aarch64"]
+
+
 class Target(StrictModel):
     """A place to run a network.
 
@@ -48,9 +91,12 @@ class Target(StrictModel):
         name: Same as the file's name.
         description: One line.
         profile: Name of its hardware profile.
-        runner: `local` measures on this machine; `simulated` takes latency and energy from the cost model.
+        runner: `local` measures on this machine; `simulated` takes latency and energy from the cost model; `rpc`
+            measures on a device that runs a TVM RPC server; `qemu-aarch64` counts instructions in an emulator.
         threads: Threads of the measured program.
         tvm: What TVM compiles for; None for simulated targets.
+        rpc: How the device is reached, only for the runner `rpc`.
+        qemu: What the emulator runs with, only for the runner `qemu-aarch64`.
         mesh_shape: Devices along each mesh axis.
         budget: Limits of the device itself, such as its flash.
     """
@@ -58,8 +104,19 @@ class Target(StrictModel):
     name: str
     description: str
     profile: str
-    runner: Literal["local", "simulated"]
+    runner: RunnerKind
     threads: Annotated[int, Field(gt=0)] = 1
     tvm: TvmTarget | None = None
+    rpc: RpcServer | None = None
+    qemu: Emulator | None = None
     mesh_shape: tuple[int, ...] = (1,)
     budget: Budget = Budget()
+
+    @model_validator(mode="after")
+    def _runner_has_its_sections(self) -> Self:
+        for runner, section, present in (("rpc", "rpc", self.rpc), ("qemu-aarch64", "qemu", self.qemu)):
+            if (self.runner == runner) != (present is not None):
+                raise ValueError(f"the section [{section}] goes with runner = {runner!r}, and only with it")
+        if self.runner in {"rpc", "qemu-aarch64"} and self.tvm is None:
+            raise ValueError(f"runner = {self.runner!r} needs a section [tvm] that says what TVM compiles for")
+        return self

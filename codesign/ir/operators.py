@@ -1,6 +1,6 @@
 """All ONNX operators that networks may hold, and which of a graph's operators are not among them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import onnx_ir as ir
@@ -35,6 +35,9 @@ SUPPORTED_OPERATORS: frozenset[str] = frozenset(OPERATORS)
 OLDEST_OPSET = 13
 """Operators are read as defined from this opset on."""
 
+_NODES_NAMED = 4
+"""So many nodes of an operator are named in a message."""
+
 
 def unsupported_operators(model: ir.Model, also_allowed: Iterable[str] = ()) -> tuple[str, ...]:
     """Operators of a graph that cannot be computed, each in words, sorted and without repeats.
@@ -46,11 +49,19 @@ def unsupported_operators(model: ir.Model, also_allowed: Iterable[str] = ()) -> 
     Returns:
         Such as `Loop`, `com.microsoft.FusedConv` or `BatchNormalization in training mode`.
     """
+    return tuple(sorted(_nodes_by_reason(model, also_allowed)))
+
+
+def _nodes_by_reason(model: ir.Model, also_allowed: Iterable[str]) -> dict[str, list[str]]:
+    """Names of the nodes that cannot be computed, empty where they have none."""
     known = SUPPORTED_OPERATORS | set(also_allowed)
     functions = {(function.domain, function.name) for function in model.functions.values()}
     graphs = (model.graph, *model.functions.values())
-    nodes = [node for graph in graphs for node in graph if (node.domain, node.op_type) not in functions]
-    return tuple(sorted({reason for node in nodes for reason in _reasons(node, known)}))
+    found: dict[str, list[str]] = {}
+    for node in (node for graph in graphs for node in graph if (node.domain, node.op_type) not in functions):
+        for reason in _reasons(node, known):
+            found.setdefault(reason, []).append(node.name or "")
+    return found
 
 
 def refuse_unsupported(model: ir.Model, source: str, also_allowed: Iterable[str] = ()) -> None:
@@ -64,11 +75,20 @@ def refuse_unsupported(model: ir.Model, source: str, also_allowed: Iterable[str]
     Raises:
         UnsupportedOperatorError: There are any.
     """
-    missing = unsupported_operators(model, also_allowed)
+    missing = sorted(_nodes_by_reason(model, also_allowed).items())
     if missing:
+        listed = ", ".join(reason + _named(nodes) for reason, nodes in missing)
         raise UnsupportedOperatorError(
-            f"{source}: unsupported operators: {', '.join(missing)}; replace them in the network with supported ones"
+            f"{source}: unsupported operators: {listed}; replace them in the network with supported ones"
         )
+
+
+def _named(nodes: Sequence[str]) -> str:
+    names = [name for name in nodes if name]
+    if not names:
+        return ""
+    more = [f"{len(nodes) - _NODES_NAMED} more"] if len(nodes) > _NODES_NAMED else []
+    return f" ({', '.join([*names[:_NODES_NAMED], *more])})"
 
 
 def _reasons(node: ir.Node, known: frozenset[str]) -> list[str]:

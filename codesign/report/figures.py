@@ -105,6 +105,38 @@ def prediction_figure(report: RunReport) -> go.Figure:
     return figure
 
 
+def layer_latency_figure(report: RunReport) -> go.Figure:
+    """Predicted against measured latency of the chosen network's layers; the line is where they agree.
+
+    Args:
+        report: What the run found.
+
+    Returns:
+        The figure, in microseconds on logarithmic axes.
+    """
+    pairs = [(x.name, x.predicted_s * 1e6, x.measured_s * 1e6) for x in report.layers if x.predicted_s and x.measured_s]
+    predicted = report.chosen.predicted
+    assert predicted is not None
+    values = [value for _, *both in pairs for value in both] or [1.0]
+    ends = [min(values) * 0.7, max(values) * 1.4]
+    figure = go.Figure(go.Scatter(x=ends, y=ends, mode="lines", name="agreement", line={"color": OTHER, "dash": "dot"}))
+    figure.add_trace(
+        go.Scatter(
+            x=[p for _, p, _ in pairs],
+            y=[m for _, _, m in pairs],
+            text=[name for name, _, _ in pairs],
+            mode="markers",
+            name="layers",
+            marker={"color": FRONT, "size": 10},
+            hovertemplate="%{text}<br>predicted %{x:.3g}, measured %{y:.3g} µs<extra></extra>",
+        )
+    )
+    figure.update_xaxes(type="log", title=f"predicted latency, µs ({predicted.cost_provenance})")
+    figure.update_yaxes(type="log", title="latency, µs (measured)")
+    figure.update_layout(**LAYOUT)
+    return figure
+
+
 def sensitivity_figure(report: RunReport) -> go.Figure:
     """Loss increase of each layer at each width, as a heat map on a logarithmic scale.
 

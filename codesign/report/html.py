@@ -34,6 +34,7 @@ def write_report_html(report: RunReport, path: Path) -> None:
         "<h2>Predicted against measured loss</h2>",
         '<p class="soft">A sum over layers only proposes a plan; plans are judged by the measured value.</p>',
         figure_block(figures.prediction_figure(report)),
+        *_latency_by_layer(report),
         "<h2>Layers</h2>",
         _layers(report),
         "<h2>How this was made</h2>",
@@ -140,10 +141,25 @@ def _budgets(report: RunReport) -> str:
     return f"<table>{row(head, element='th')}{''.join(row(r) for r in rows)}</table>"
 
 
+def _latency_by_layer(report: RunReport) -> list[str]:
+    if not any(layer.measured_s for layer in report.layers):
+        return []
+    return [
+        "<h2>Predicted against measured latency of each layer</h2>",
+        '<p class="soft">The chosen network. Kernels are timed one by one and scaled so that they add up to the '
+        "network's median latency.</p>",
+        figure_block(figures.layer_latency_figure(report)),
+    ]
+
+
 def _layers(report: RunReport) -> str:
     assert report.chosen.plan is not None
     bits_of = report.chosen.plan.bits_of
     head = ["layer", "operator", "MACs", "weights", "bits", "Hessian trace", "provenance"]
+    predicted = report.chosen.predicted
+    assert predicted is not None
+    timed = any(layer.measured_s is not None for layer in report.layers)
+    head += [f"latency {tag(predicted.cost_provenance)}", *([f"latency {tag('measured')}"] if timed else [])]
     rows = []
     for layer in report.layers:
         trace, label = "–", "–"
@@ -152,7 +168,9 @@ def _layers(report: RunReport) -> str:
             label = tag("exact" if layer.trace_is_exact else "estimated")
         bits = str(bits_of[layer.name].weight) if layer.name in bits_of else "–"
         counts = [f"{layer.macs:,}", f"{layer.weight_elements:,}"]
-        rows.append(row([escape(layer.name), escape(layer.op_type), *counts, bits, trace, label]))
+        found = (layer.predicted_s, layer.measured_s) if timed else (layer.predicted_s,)
+        times = ["–" if value is None else seconds(value) for value in found]
+        rows.append(row([escape(layer.name), escape(layer.op_type), *counts, bits, trace, label, *times]))
     return f'<div class="scroll"><table>{row(head, element="th")}{"".join(rows)}</table></div>'
 
 

@@ -160,4 +160,6 @@ def _layer(layer: LayerRow) -> dict[str, object]:
         "trace": layer.trace,
         "trace_standard_error": layer.trace_standard_error,
         "trace_is_exact": layer.trace_is_exact,
+        "predicted_latency_s": layer.predicted_s,
+        "measured_latency_s": layer.measured_s,
     }

@@ -260,7 +260,7 @@ def test_all_unsupported_operators_are_listed(folder: Path, codesign: Codesign) 
     _use_onnx(folder, ["Sinh", "Relu", "Acosh", "Sinh"])
     message = _refusal(codesign, "run", "run.toml")
     assert message == (
-        "net.onnx: unsupported operators: Acosh, Sinh; replace them in the network with supported ones\n"
+        "net.onnx: unsupported operators: Acosh (n2), Sinh (n0, n3); replace them in the network with supported ones\n"
     )
 
 

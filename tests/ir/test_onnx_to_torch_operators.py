@@ -419,7 +419,9 @@ def test_unsupported_operators_are_all_named() -> None:
         "NonZero",
         "com.microsoft.FusedConv",
     )
-    with pytest.raises(UnsupportedOperatorError, match=r"training mode, NonZero, com\.microsoft\.FusedConv; replace"):
+    with pytest.raises(
+        UnsupportedOperatorError, match=r"training mode \(subject\), NonZero, com\.microsoft\.FusedConv; replace"
+    ):
         TorchGraph(graph)
 
 

@@ -95,7 +95,7 @@ def report() -> RunReport:
         mark_front(candidates),
         (BudgetChoice("average_bits = 6", four.digest, four.digest, 0.009, 0.0, 12),),
         (
-            LayerRow("conv" + NASTY, "Conv", 1000, 500, {3: 0.02, 4: 0.01, 8: 0.001}, 3.5, 0.2, False),
+            LayerRow("conv" + NASTY, "Conv", 1000, 500, {3: 0.02, 4: 0.01, 8: 0.001}, 3.5, 0.2, False, 2e-5, 3e-5),
             LayerRow("dense", "Gemm", 100, 100, {3: 0.002, 4: 0.001, 8: 0.0}),
         ),
     )

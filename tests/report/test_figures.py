@@ -3,7 +3,13 @@ import dataclasses
 import pytest
 
 from codesign.report.contents import RunReport
-from codesign.report.figures import bits_figure, pareto_figure, prediction_figure, sensitivity_figure
+from codesign.report.figures import (
+    bits_figure,
+    layer_latency_figure,
+    pareto_figure,
+    prediction_figure,
+    sensitivity_figure,
+)
 
 
 @pytest.mark.parametrize(("metric", "values"), [("latency", [190.0]), ("weights", [600 / 1024])])
@@ -22,6 +28,14 @@ def test_predictions_stand_against_what_was_measured(report: RunReport) -> None:
     points = prediction_figure(report).data[-1]
     assert list(points.x) == [0.001, 0.01]
     assert list(points.y) == [0.002, 0.011]
+
+
+def test_layers_stand_where_they_were_predicted_and_measured(report: RunReport) -> None:
+    line, points = layer_latency_figure(report).data
+    assert list(points.x) == pytest.approx([20.0])
+    assert list(points.y) == pytest.approx([30.0])
+    assert list(points.text) == [report.layers[0].name]
+    assert list(line.x) == list(line.y)
 
 
 def test_sensitivities_are_logarithms_by_width_and_layer(report: RunReport) -> None:

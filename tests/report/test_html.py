@@ -1,3 +1,4 @@
+import dataclasses
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -92,3 +93,13 @@ def test_the_same_report_gives_the_same_tables(report: RunReport, tmp_path: Path
     first = Page()
     first.feed(source)
     assert again.text == first.text
+
+
+def test_layers_show_predicted_and_measured_latency(report: RunReport, tmp_path: Path) -> None:
+    write_report_html(report, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "Predicted against measured latency of each layer" in text
+    assert "<td>20 µs</td><td>30 µs</td>" in text
+    unmeasured = tuple(dataclasses.replace(layer, measured_s=None) for layer in report.layers)
+    write_report_html(dataclasses.replace(report, layers=unmeasured), tmp_path / "report.html")
+    assert "Predicted against measured latency" not in (tmp_path / "report.html").read_text()

@@ -62,3 +62,5 @@ def test_numbers_are_those_of_the_report(report: RunReport, tmp_path: Path) -> N
     assert value["choices"][0]["id"] == chosen["id"]
     assert value["layers"][0]["loss_increase_nats"] == {"3": 0.02, "4": 0.01, "8": 0.001}
     assert value["layers"][1]["trace"] is None
+    times = [(layer["predicted_latency_s"], layer["measured_latency_s"]) for layer in value["layers"]]
+    assert times == [(2e-5, 3e-5), (None, None)]

@@ -92,26 +92,25 @@ def amx_convolution(
     tiles = amx_tiles(shape, share.rows, share.columns)
     out_shape = (1, shape.out_height, shape.out_width, shape.out_channels)
     stored = (shape.blocks, shape.kernel[0], tiles.sums.weight_rows, LANES * INNER * bits // 8)
-    with IRBuilder() as builder:
-        with build.prim_func(s_tir=True):
-            build.func_name("main")
-            build.func_attr({"tirx.noalias": True})
-            x = build.arg("x", build.buffer((1, shape.height, shape.width, shape.in_channels), "uint8"))
-            weight = build.arg("weight", build.buffer(stored, "int8" if bits == 8 else "uint8"))
-            bias = build.arg("bias", build.buffer((shape.out_channels,), "int32"))
-            scale = build.arg("scale", build.buffer((shape.out_channels,), "float32"))
-            zeros = build.arg("zeros", build.buffer((ZEROS,), "int32"))
-            factors = build.arg("factors", build.buffer((FACTORS,), "float32"))
-            residual = build.arg("residual", build.buffer(out_shape, "uint8")) if epilogue.residual else None
-            out = build.arg("out", build.buffer(out_shape, epilogue.output))
-            arguments = (x, weight, bias, scale, zeros, factors, residual, out)
-            kernel = _Kernel(shape, tiles, share, epilogue, bits, *arguments)
-            with build.sblock("root"):
-                build.reads([])
-                build.writes([])
-                if asks:
-                    amx.request_permission()
-                _all_shares(kernel)
+    with IRBuilder() as builder, build.prim_func(s_tir=True):
+        build.func_name("main")
+        build.func_attr({"tirx.noalias": True})
+        x = build.arg("x", build.buffer((1, shape.height, shape.width, shape.in_channels), "uint8"))
+        weight = build.arg("weight", build.buffer(stored, "int8" if bits == 8 else "uint8"))
+        bias = build.arg("bias", build.buffer((shape.out_channels,), "int32"))
+        scale = build.arg("scale", build.buffer((shape.out_channels,), "float32"))
+        zeros = build.arg("zeros", build.buffer((ZEROS,), "int32"))
+        factors = build.arg("factors", build.buffer((FACTORS,), "float32"))
+        residual = build.arg("residual", build.buffer(out_shape, "uint8")) if epilogue.residual else None
+        out = build.arg("out", build.buffer(out_shape, epilogue.output))
+        arguments = (x, weight, bias, scale, zeros, factors, residual, out)
+        kernel = _Kernel(shape, tiles, share, epilogue, bits, *arguments)
+        with build.sblock("root"):
+            build.reads([])
+            build.writes([])
+            if asks:
+                amx.request_permission()
+            _all_shares(kernel)
     return builder.get()
 
 

@@ -19,7 +19,6 @@ from codesign.backend.layers import layer_constants, layer_kernel
 from codesign.backend.operations import Convolution, Quantization, Residual, SpatialWindow, Tensor, Weight
 from codesign.hardware.amx_permission import request_amx
 
-
 PORTABLE = "x86-64-v3"
 Integers = NDArray[np.int64]
 

@@ -1,0 +1,1 @@
+"""Sources that go into an artefact or are built for an emulator: runners in Python and C++, a plugin for qemu."""

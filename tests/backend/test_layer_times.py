@@ -1,0 +1,46 @@
+"""Times of layers out of times of kernels."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codesign.backend.artifact_folder import open_artifact
+from codesign.backend.kernel_table import KernelCall
+from codesign.backend.kernel_timing import KernelTimingSettings, LocalKernelRunner
+from codesign.backend.layer_times import REST, layer_times, scaled_layers
+from codesign.errors import MeasurementError
+
+Call = tuple[str, str]
+CALLS = st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from(["", "one", "two", "three"])), min_size=1)
+
+
+@given(CALLS, st.lists(st.floats(1e-9, 1.0), min_size=5, max_size=5), st.floats(1e-9, 10.0))
+def test_layers_add_up_and_keep_their_proportions(pairs: list[Call], seconds: list[float], network_s: float) -> None:
+    calls = [KernelCall(kernel, layer, ()) for kernel, layer in pairs]
+    timed = dict(zip("abcde", seconds, strict=True))
+    layers = scaled_layers(calls, timed, network_s)
+    assert sum(layer.seconds for layer in layers) == pytest.approx(network_s)
+    assert sum(layer.alone_s for layer in layers) == pytest.approx(sum(timed[call.kernel] for call in calls))
+    assert [layer.layer for layer in layers] == list(dict.fromkeys(call.operation or REST for call in calls))
+    for layer in layers:
+        assert layer.seconds * layers[0].alone_s == pytest.approx(layers[0].seconds * layer.alone_s)
+        assert layer.kernels == tuple(c.kernel for c in calls if (c.operation or REST) == layer.layer)
+
+
+def test_a_kernel_counts_as_often_as_it_is_called_and_views_do_not() -> None:
+    calls = [KernelCall(kernel, layer, ()) for kernel, layer in (("k", "a"), ("view", "b"), ("k", "c"), ("k", "c"))]
+    layers = {layer.layer: layer.seconds for layer in scaled_layers(calls, {"k": 0.5}, 6.0)}
+    assert layers == {"a": 2.0, "c": 4.0}
+    with pytest.raises(MeasurementError, match="none of the network's kernels could be timed"):
+        scaled_layers(calls, {}, 1.0)
+
+
+def test_layers_of_a_compiled_network(artifact_folder: Path) -> None:
+    _, artifact = open_artifact(artifact_folder)
+    settings = KernelTimingSettings(placements=1, repeats=2, sample_s=1e-4, timeout_s=60)
+    layers = layer_times(artifact, 1e-4, LocalKernelRunner(), settings)
+    assert sum(layer.seconds for layer in layers) == pytest.approx(1e-4)
+    assert {"xq", "layer"} <= {layer.layer for layer in layers}
+    assert any(name.startswith("conv_i8") for layer in layers if layer.layer == "layer" for name in layer.kernels)
