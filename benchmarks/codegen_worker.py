@@ -37,7 +37,7 @@ def load_tvm(path: str, threads: int, precision: str) -> tuple[Callable[[Images]
 def load_onnxruntime(
     path: str, threads: int, precision: str
 ) -> tuple[Callable[[Images], Images], Callable[[Images], Run]]:
-    """onnxruntime with all its graph optimisations."""
+    """Onnxruntime with all its graph optimisations."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -47,9 +47,11 @@ def load_onnxruntime(
     return lambda image: session.run(None, {name: image})[0], lambda image: lambda: session.run(None, {name: image})
 
 
-def load_openvino(path: str, threads: int, precision: str) -> tuple[Callable[[Images], Images], Callable[[Images], Run]]:
+def load_openvino(
+    path: str, threads: int, precision: str
+) -> tuple[Callable[[Images], Images], Callable[[Images], Run]]:
     """OpenVINO for latency; what it does not run in integers is float32, not bfloat16."""
-    import openvino
+    import openvino  # type: ignore[import-not-found]  # a peer, not a dependency
 
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -66,7 +68,8 @@ def load_openvino(path: str, threads: int, precision: str) -> tuple[Callable[[Im
 
     def prepared(image: Images) -> Run:
         request.set_input_tensor(openvino.Tensor(image))
-        return request.infer
+        infer: Run = request.infer
+        return infer
 
     return run, prepared
 

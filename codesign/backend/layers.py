@@ -16,7 +16,7 @@ from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.integer_convolution import inner_channels, integer_convolution
 from codesign.backend.kernels.matrix_vector import float_matrix_vector, integer_matrix_vector
-from codesign.backend.kernels.packing import INNER, LANES, block_weights, pack_planes
+from codesign.backend.kernels.packing import INNER, block_weights, pack_planes
 from codesign.backend.operations import Convolution, Quantization
 
 
@@ -80,8 +80,8 @@ def layer_kernel(
         key = (f"dense_i{bits}", *size, epilogue)
         return key, lambda: integer_matrix_vector(*size, bits, epilogue, isa, threads)
     if runs_on_amx(layer, shape, isa):
-        key = (f"conv_amx_i{bits}", shape, epilogue, asks_for_amx)
-        return key, lambda: amx_convolution(shape, bits, epilogue, _amx_threads(shape, threads), asks_for_amx)
+        name = (f"conv_amx_i{bits}", shape, epilogue, asks_for_amx)
+        return name, lambda: amx_convolution(shape, bits, epilogue, _amx_threads(shape, threads), asks_for_amx)
     return (f"conv_i{bits}", shape, epilogue), lambda: integer_convolution(shape, bits, epilogue, isa, threads)
 
 

@@ -321,7 +321,7 @@ def _rows(builder: ValueStore, operation: Generic) -> bool:
         )
     else:
         epsilon = float(str(operation.attributes.get("epsilon", 1e-5)))
-        scale, shift = ((*operation.operands[1:], None)[:2])
+        scale, shift = (*operation.operands[1:], None)[:2]
         value = builder.call(
             ("layer_norm", rows, size, epsilon),
             lambda: row_statistics.layer_norm(rows, size, epsilon, threads),

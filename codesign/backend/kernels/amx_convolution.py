@@ -92,26 +92,25 @@ def amx_convolution(
     tiles = amx_tiles(shape, share.rows, share.columns)
     out_shape = (1, shape.out_height, shape.out_width, shape.out_channels)
     stored = (shape.blocks, shape.kernel[0], tiles.sums.weight_rows, LANES * INNER * bits // 8)
-    with IRBuilder() as builder:
-        with build.prim_func(s_tir=True):
-            build.func_name("main")
-            build.func_attr({"tirx.noalias": True})
-            x = build.arg("x", build.buffer((1, shape.height, shape.width, shape.in_channels), "uint8"))
-            weight = build.arg("weight", build.buffer(stored, "int8" if bits == 8 else "uint8"))
-            bias = build.arg("bias", build.buffer((shape.out_channels,), "int32"))
-            scale = build.arg("scale", build.buffer((shape.out_channels,), "float32"))
-            zeros = build.arg("zeros", build.buffer((ZEROS,), "int32"))
-            factors = build.arg("factors", build.buffer((FACTORS,), "float32"))
-            residual = build.arg("residual", build.buffer(out_shape, "uint8")) if epilogue.residual else None
-            out = build.arg("out", build.buffer(out_shape, epilogue.output))
-            arguments = (x, weight, bias, scale, zeros, factors, residual, out)
-            kernel = _Kernel(shape, tiles, share, epilogue, bits, *arguments)
-            with build.sblock("root"):
-                build.reads([])
-                build.writes([])
-                if asks:
-                    amx.request_permission()
-                _all_shares(kernel)
+    with IRBuilder() as builder, build.prim_func(s_tir=True):
+        build.func_name("main")
+        build.func_attr({"tirx.noalias": True})
+        x = build.arg("x", build.buffer((1, shape.height, shape.width, shape.in_channels), "uint8"))
+        weight = build.arg("weight", build.buffer(stored, "int8" if bits == 8 else "uint8"))
+        bias = build.arg("bias", build.buffer((shape.out_channels,), "int32"))
+        scale = build.arg("scale", build.buffer((shape.out_channels,), "float32"))
+        zeros = build.arg("zeros", build.buffer((ZEROS,), "int32"))
+        factors = build.arg("factors", build.buffer((FACTORS,), "float32"))
+        residual = build.arg("residual", build.buffer(out_shape, "uint8")) if epilogue.residual else None
+        out = build.arg("out", build.buffer(out_shape, epilogue.output))
+        arguments = (x, weight, bias, scale, zeros, factors, residual, out)
+        kernel = _Kernel(shape, tiles, share, epilogue, bits, *arguments)
+        with build.sblock("root"):
+            build.reads([])
+            build.writes([])
+            if asks:
+                amx.request_permission()
+            _all_shares(kernel)
     return builder.get()
 
 
@@ -210,9 +209,7 @@ def _sum(
         amx.store(number, sums[p, 0, c * LANES], tiles.channels * LANES * 4)
 
 
-def _finish(
-    kernel: _Kernel, sums: Buffer, pixel: int, place: tuple[Expression, Expression], block: Expression
-) -> None:
+def _finish(kernel: _Kernel, sums: Buffer, pixel: int, place: tuple[Expression, Expression], block: Expression) -> None:
     """The epilogue of one tile of pixels."""
     width = kernel.tiles.channels * LANES
     lanes = width & -width  # a power of two
@@ -234,7 +231,7 @@ def _padded(kernel: _Kernel, top: Expression) -> Buffer:
     width, channels = shape.padded_width, shape.in_channels
     left = shape.pads[1]
     kept = min(shape.width, width - left)
-    # one axis: TVM cuts the axes of a buffer down to what it sees accessed, and tiles read more than their first element
+    # one axis: TVM cuts axes down to what it sees accessed, and of a tile it sees the first element only
     padded = build.sblock_alloc_buffer((rows * width * channels,), "uint8")
     fill = kernel.zeros[0].astype("uint8")
     with build.serial(0, rows) as row:
@@ -286,7 +283,9 @@ def _unpacked(kernel: _Kernel) -> Buffer:
                 for width in PLANES[bits]:
                     count = lanes * width // 8
                     byte = kernel.weight[block, tap, row, first + start % count + lane]
-                    digit = (byte >> tirx.const(start // count * width, "uint8")) & tirx.const((1 << width) - 1, "uint8")
+                    digit = (byte >> tirx.const(start // count * width, "uint8")) & tirx.const(
+                        (1 << width) - 1, "uint8"
+                    )
                     total = total + (digit << tirx.const(position, "uint8")).astype("int8")
                     position, first = position + width, first + count
                 build.buffer_store(unpacked, total, [block, tap, row, start + lane])

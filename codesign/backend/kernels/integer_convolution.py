@@ -69,7 +69,9 @@ def integer_convolution(
     return schedule_convolution(te.create_prim_func(arguments), shape, stages, isa, threads)
 
 
-def _accumulate(source: te.Tensor, weight: te.Tensor, shape: ConvolutionShape, inner: int, product_type: str) -> te.Tensor:
+def _accumulate(
+    source: te.Tensor, weight: te.Tensor, shape: ConvolutionShape, inner: int, product_type: str
+) -> te.Tensor:
     kh, kw = te.reduce_axis((0, shape.kernel[0]), "kh"), te.reduce_axis((0, shape.kernel[1]), "kw")
     ko = te.reduce_axis((0, shape.reduction_channels // inner), "ko")
     ki = te.reduce_axis((0, inner), "ki")

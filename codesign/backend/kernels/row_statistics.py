@@ -118,23 +118,22 @@ def _by_rows(
 ) -> tirx.PrimFunc:
     """A kernel of one loop over rows; the first and the last argument are matrices, the others vectors."""
     chunks = threads if rows * size >= MINIMUM_PARALLEL_ELEMENTS and rows >= threads else 1
-    with IRBuilder() as builder:
-        with build.prim_func(s_tir=True):
-            build.func_name("main")
-            build.func_attr({"tirx.noalias": True})
-            shapes = [(rows, size) if name in {names[0], names[-1]} else (size,) for name in names]
-            pairs = zip(names, shapes, strict=True)
-            buffers = [build.arg(name, build.buffer(shape, "float32")) for name, shape in pairs]
-            with build.sblock("root"):
-                build.reads([])
-                build.writes([])
-                if chunks == 1:
-                    with build.serial(0, rows) as row, build.sblock("row"):
-                        one_row(row, buffers)
-                else:
-                    each = -(-rows // chunks)
-                    with build.parallel(0, chunks) as chunk, build.serial(0, each) as number, build.sblock("row"):
-                        one_row(te.min(chunk * each, rows - each) + number, buffers)  # the last chunk may start earlier
+    with IRBuilder() as builder, build.prim_func(s_tir=True):
+        build.func_name("main")
+        build.func_attr({"tirx.noalias": True})
+        shapes = [(rows, size) if name in {names[0], names[-1]} else (size,) for name in names]
+        pairs = zip(names, shapes, strict=True)
+        buffers = [build.arg(name, build.buffer(shape, "float32")) for name, shape in pairs]
+        with build.sblock("root"):
+            build.reads([])
+            build.writes([])
+            if chunks == 1:
+                with build.serial(0, rows) as row, build.sblock("row"):
+                    one_row(row, buffers)
+            else:
+                each = -(-rows // chunks)
+                with build.parallel(0, chunks) as chunk, build.serial(0, each) as number, build.sblock("row"):
+                    one_row(te.min(chunk * each, rows - each) + number, buffers)  # the last chunk may start earlier
     return builder.get()
 
 
