@@ -4,8 +4,9 @@
         [--images 100] [--cpu N] [--peer-python onnxruntime=PYTHON]... [--json F]
 
 Every system runs each network in a process of its own, with its number of threads fixed before it starts; the processes
-take turns, one round after the other. Peers run at their best setting on the same file. `--peer-python` names the interpreter of an environment that holds a peer; a peer that is not installed is
-named. `--cpu` pins one-thread processes to one processor.
+take turns, one round after the other. Peers run at their best setting on the same file. `--peer-python` names the
+interpreter of an environment that holds a peer; a peer that is not installed is named. `--cpu` pins one-thread
+processes to one processor.
 """
 
 import argparse

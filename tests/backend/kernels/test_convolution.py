@@ -256,7 +256,7 @@ def test_every_width_with_many_channels(bits: int, mcpu: str | None) -> None:
     _check_integers(Case((8, 8), 32, 32, window=window, bits=bits, zeros=(9, 0, 0, 3), relu=True), mcpu)
 
 
-@pytest.mark.parametrize("bits", [3, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 @pytest.mark.parametrize("case", [Case((1, 1), 200, 40), Case((1, 1), 64, 10, residual=True), Case((7, 1), 48, 33)])
 def test_dense_layers(case: Case, bits: int) -> None:
     _check_integers(replace(case, bits=bits, zeros=(128, 3, 200, 7)), None)
