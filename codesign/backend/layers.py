@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from codesign.backend.kernels.amx_convolution import amx_convolution
-from codesign.backend.kernels.amx_tiles import MINIMUM_PARALLEL_AMX_MACS, amx_applies, amx_weights, sum_blocks
+from codesign.backend.kernels.amx_tiles import (
+    MINIMUM_PARALLEL_AMX_MACS,
+    amx_applies,
+    amx_weights,
+    packed_rows,
+    sum_blocks,
+)
 from codesign.backend.kernels.epilogue import FloatEpilogue, IntegerEpilogue
 from codesign.backend.kernels.float_convolution import float_convolution
 from codesign.backend.kernels.geometry import ConvolutionShape
@@ -128,8 +134,11 @@ def layer_constants(layer: Convolution, shape: ConvolutionShape, isa: Instructio
     if steps:
         weight = weight.reshape(weight.shape[0], -1, steps * LANES * INNER)
         weight = pack_planes(weight, layer.weight.bits)
+    elif layer.weight.bits < 8 and runs_on_amx(layer, shape, isa):
+        together = packed_rows(shape, layer.weight.bits) * LANES * INNER
+        weight = pack_planes(weight.reshape(shape.blocks, -1, together), layer.weight.bits)
     elif layer.weight.bits < 8:
-        weight = pack_planes(weight.reshape(*weight.shape[: -2 if weight.ndim == 6 else -1], -1), layer.weight.bits)
+        weight = pack_planes(weight.reshape(*weight.shape[:4], -1), layer.weight.bits)
     bias = np.zeros(shape.out_channels, np.int32)
     bias[:channels] = -x.zero_point * values.astype(np.int64).sum(axis=(1, 2, 3))
     if layer.bias is not None:
