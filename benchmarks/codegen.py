@@ -4,9 +4,9 @@
         [--images 100] [--cpu N] [--peer-python onnxruntime=PYTHON]... [--json F]
 
 Every system runs each network in a process of its own, with its number of threads fixed before it starts; the processes
-take turns, one round after the other. Peers run at their best setting on the same file (weights below 8 bits widened for
-onnxruntime). `--peer-python` names the interpreter of an environment that holds a peer; a peer that is not installed is
-named. `--cpu` pins one-thread processes to one processor.
+take turns, one round after the other. Peers run at their best setting on the same file. `--peer-python` names the
+interpreter of an environment that holds a peer; a peer that is not installed is named. `--cpu` pins one-thread
+processes to one processor.
 """
 
 import argparse
@@ -149,10 +149,10 @@ def time_all(workers: Sequence[Worker], rounds: int, seconds: float) -> list[dic
     """Minimum and median of each process over all rounds, taken in turns."""
     samples: list[list[float]] = [[] for _ in workers]
     for _ in range(rounds):
-        for taken, worker in zip(samples, workers, strict=True):
+        for number, worker in enumerate(workers):
             answer = worker.ask(f"time {seconds}")
             assert isinstance(answer, list)
-            taken += answer
+            samples[number] += answer
     rows: list[dict[str, object]] = []
     for taken, worker in zip(samples, workers, strict=True):
         job = worker.job
@@ -194,10 +194,10 @@ def compare_all(workers: Sequence[Worker], networks: Mapping[str, Path], folder:
 def print_latencies(rows: Sequence[dict[str, object]]) -> None:
     """One line a precision: minimum and median of each system, and ratios of the minima."""
     seconds = {(r["net"], r["precision"], r["threads"], r["system"]): r for r in rows}
-    for net, precision, threads, system in seconds:
+    for (net, precision, threads, system), ours in seconds.items():
         if system != "codesign":
             continue
-        ours, line = seconds[net, precision, threads, system], f"{net!s:16s} {precision!s:8s} {threads} thread(s)"
+        line = f"{net!s:16s} {precision!s:8s} {threads} thread(s)"
         for other in SYSTEMS:
             row = seconds.get((net, precision, threads, other))
             if row is not None:

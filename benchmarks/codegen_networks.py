@@ -103,7 +103,7 @@ def inputs_of(net: Net, count: int) -> NDArray[np.float32]:
     if raw.shape[1:3] != shape[1:]:
         size = (shape[2], shape[1])
         raw = np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)) for image in raw])
-    scaled = (raw.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(DEVIATION)
+    scaled = (raw.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(DEVIATION, np.float32)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 

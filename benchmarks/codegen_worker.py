@@ -51,7 +51,7 @@ def load_openvino(
     path: str, threads: int, precision: str
 ) -> tuple[Callable[[Images], Images], Callable[[Images], Run]]:
     """OpenVINO for latency; what it does not run in integers is float32, not bfloat16."""
-    import openvino
+    import openvino  # type: ignore[import-not-found]  # a peer, not a dependency
 
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -68,7 +68,8 @@ def load_openvino(
 
     def prepared(image: Images) -> Run:
         request.set_input_tensor(openvino.Tensor(image))
-        return request.infer
+        infer: Run = request.infer
+        return infer
 
     return run, prepared
 

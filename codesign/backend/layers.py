@@ -9,14 +9,21 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from codesign.backend.kernels.amx_convolution import amx_convolution
-from codesign.backend.kernels.amx_tiles import MINIMUM_PARALLEL_AMX_MACS, amx_applies, amx_weights, sum_blocks
+from codesign.backend.kernels.amx_tiles import (
+    MINIMUM_PARALLEL_AMX_MACS,
+    amx_applies,
+    amx_weights,
+    packed_rows,
+    sum_blocks,
+)
 from codesign.backend.kernels.epilogue import FloatEpilogue, IntegerEpilogue
 from codesign.backend.kernels.float_convolution import float_convolution
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.integer_convolution import inner_channels, integer_convolution
 from codesign.backend.kernels.matrix_vector import float_matrix_vector, integer_matrix_vector
-from codesign.backend.kernels.packing import INNER, block_weights, pack_planes
+from codesign.backend.kernels.packed_matrix_vector import packed_matrix_vector, shared_steps
+from codesign.backend.kernels.packing import INNER, LANES, block_weights, pack_planes
 from codesign.backend.operations import Convolution, Quantization
 
 
@@ -78,10 +85,12 @@ def layer_kernel(
     epilogue, bits = _integer_epilogue(layer), layer.weight.bits
     if vector:
         key = (f"dense_i{bits}", *size, epilogue)
+        if shared_steps(shape.in_channels, bits, isa):
+            return key, lambda: packed_matrix_vector(*size, bits, epilogue, isa, threads)
         return key, lambda: integer_matrix_vector(*size, bits, epilogue, isa, threads)
     if runs_on_amx(layer, shape, isa):
-        key = (f"conv_amx_i{bits}", shape, epilogue, asks_for_amx)
-        return key, lambda: amx_convolution(shape, bits, epilogue, _amx_threads(shape, threads), asks_for_amx)
+        name = (f"conv_amx_i{bits}", shape, epilogue, asks_for_amx)
+        return name, lambda: amx_convolution(shape, bits, epilogue, _amx_threads(shape, threads), asks_for_amx)
     return (f"conv_i{bits}", shape, epilogue), lambda: integer_convolution(shape, bits, epilogue, isa, threads)
 
 
@@ -121,8 +130,15 @@ def layer_constants(layer: Convolution, shape: ConvolutionShape, isa: Instructio
     weight = block_weights(_with_input_channels(values, shape), inner)
     if runs_on_amx(layer, shape, isa):
         weight = amx_weights(weight, sum_blocks(shape))
-    if layer.weight.bits < 8:
-        weight = pack_planes(weight.reshape(*weight.shape[: -2 if weight.ndim == 6 else -1], -1), layer.weight.bits)
+    steps = shared_steps(shape.in_channels, layer.weight.bits, isa) if _is_vector(shape) else 0
+    if steps:
+        weight = weight.reshape(weight.shape[0], -1, steps * LANES * INNER)
+        weight = pack_planes(weight, layer.weight.bits)
+    elif layer.weight.bits < 8 and runs_on_amx(layer, shape, isa):
+        together = packed_rows(shape, layer.weight.bits) * LANES * INNER
+        weight = pack_planes(weight.reshape(shape.blocks, -1, together), layer.weight.bits)
+    elif layer.weight.bits < 8:
+        weight = pack_planes(weight.reshape(*weight.shape[:4], -1), layer.weight.bits)
     bias = np.zeros(shape.out_channels, np.int32)
     bias[:channels] = -x.zero_point * values.astype(np.int64).sum(axis=(1, 2, 3))
     if layer.bias is not None:

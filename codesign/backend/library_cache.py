@@ -8,7 +8,7 @@ from pathlib import Path
 
 from codesign.backend.kernel_table import SUFFIX
 from codesign.backend.sidecar import Sidecar, read_sidecar
-from codesign.errors import MeasurementError
+from codesign.errors import CodesignError
 from codesign.files import digest_of, replacing
 from codesign.hardware.amx_permission import request_amx
 from codesign.hardware.host import detect_host
@@ -77,7 +77,7 @@ class LibraryCache:
                 with replacing(library.with_suffix(suffix)) as temporary:
                     shutil.copyfile(kept.with_suffix(suffix), temporary)
             os.utime(kept)
-        except (OSError, MeasurementError):  # never stored, damaged, or removed by another run meanwhile
+        except (OSError, CodesignError):  # never stored, damaged, or removed by another run meanwhile
             return False
         Sidecar(
             known.compiler,

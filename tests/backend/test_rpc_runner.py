@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from codesign.backend.artifact_folder import open_artifact
 from codesign.backend.base import Artifact, MeasurementSettings
-from codesign.backend.kernel_table import KernelCall, read_kernel_calls
-from codesign.backend.kernel_timing import KernelTimingSettings, ReferenceKernel
+from codesign.backend.kernel_table import KernelArgument, KernelCall, read_kernel_calls
+from codesign.backend.kernel_timing import NETWORK, KernelTimingSettings, ReferenceKernel
 from codesign.backend.layer_times import layer_times
 from codesign.backend.local_runner import LocalRunner
 from codesign.backend.rpc_runner import RpcRunner
+from codesign.backend.sidecar import read_sidecar
 from codesign.errors import DeviceError, InputError, MeasurementError
 from codesign.hardware.target import RpcServer
 from codesign.testing.rpc_processes import ServerProcess, TrackerProcess
@@ -64,9 +65,15 @@ def test_kernels_are_timed_on_the_device_and_add_up_to_the_network(artifact: Art
     missing = KernelCall("no_such_kernel", "", ())
     calls = read_kernel_calls(artifact.path)
     layer = next(call for call in calls if call.operation == "layer")
-    timings = list(_direct(server).time_kernels(artifact, [missing, *calls], ReferenceKernel(artifact, layer), KERNELS))
-    assert {timing.kernel for timing in timings} == {call.kernel for call in calls}
-    assert all([len(row) for row in timing.samples_s] == [2, 2] for timing in timings)
+    shape = read_sidecar(artifact.path).input_shape
+    network = KernelCall(NETWORK, "", (KernelArgument(shape, "float32"),))
+    asked = [missing, *calls, network]
+    timings = list(_direct(server).time_kernels(artifact, asked, ReferenceKernel(artifact, layer), KERNELS))
+    assert {timing.kernel for timing in timings} == {call.kernel for call in calls} | {NETWORK}
+    assert all(2 <= len(timing.samples_s) <= 4 for timing in timings)
+    assert {len(row) for timing in timings for row in timing.samples_s} == {2}
+    seconds = {timing.kernel: timing.seconds(1.0) for timing in timings}
+    assert seconds[NETWORK] > seconds[layer.kernel]
     layers = layer_times(artifact, 1e-3, _direct(server), KERNELS)
     assert sum(time.seconds for time in layers) == pytest.approx(1e-3)
     assert "layer" in {time.layer for time in layers}

@@ -8,7 +8,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as build
 
 from codesign.backend.kernels import amx_instructions as amx
-from codesign.backend.kernels.amx_tiles import AmxTiles, amx_tiles
+from codesign.backend.kernels.amx_tiles import AmxTiles, amx_tiles, packed_rows
 from codesign.backend.kernels.epilogue import FACTORS, ZEROS, IntegerEpilogue
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.packing import INNER, LANES, PLANES, neighbours
@@ -75,8 +75,8 @@ def amx_convolution(
 ) -> tirx.PrimFunc:
     """Kernel `(x, weight, bias, scale, zeros, factors, residual?, out)` as `integer_convolution`.
 
-    Only the weight differs: `[C_out/16, KH, rows, 64]` int8 as `amx_weights` orders it, or for bits below 8
-    `[..., 8 bits]` uint8 (packing.py).
+    Only the weight differs: `[C_out/16, KH, R, 64]` int8 as `amx_weights` orders it, or for bits below 8
+    `[C_out/16, KH R / S, 8 bits S]` uint8 (packing.py), with S of `packed_rows`.
 
     Args:
         shape: Loop bounds; one group, no horizontal dilation.
@@ -91,7 +91,10 @@ def amx_convolution(
     share = shares(shape, threads)
     tiles = amx_tiles(shape, share.rows, share.columns)
     out_shape = (1, shape.out_height, shape.out_width, shape.out_channels)
-    stored = (shape.blocks, shape.kernel[0], tiles.sums.weight_rows, LANES * INNER * bits // 8)
+    stored: tuple[int, ...] = (shape.blocks, shape.kernel[0], tiles.sums.weight_rows, LANES * INNER)
+    if bits < 8:
+        rows = packed_rows(shape, bits)
+        stored = (shape.blocks, stored[1] * stored[2] // rows, LANES * INNER * rows * bits // 8)
     with IRBuilder() as builder, build.prim_func(s_tir=True):
         build.func_name("main")
         build.func_attr({"tirx.noalias": True})
@@ -203,7 +206,12 @@ def _sum(
             for c in range(tiles.channels):
                 if p == 0 or tiles.channels > 2:
                     row = part * (tiles.sums.depth // INNER)
-                    amx.load(amx.FIRST_WEIGHT + c % 2, weight[block + c, tap, row, 0], LANES * INNER)
+                    if kernel.bits == 8:
+                        weights = weight[block + c, tap, row, 0]
+                    else:
+                        before = ((block + c) * shape.kernel[0] + tap) * tiles.sums.weight_rows
+                        weights = weight[(before + row) * LANES * INNER]
+                    amx.load(amx.FIRST_WEIGHT + c % 2, weights, LANES * INNER)
                 amx.multiply(p * tiles.channels + c, amx.FIRST_INPUT + p % 2, amx.FIRST_WEIGHT + c % 2)
     for number, (p, c) in enumerate(numbers):
         amx.store(number, sums[p, 0, c * LANES], tiles.channels * LANES * 4)
@@ -231,7 +239,7 @@ def _padded(kernel: _Kernel, top: Expression) -> Buffer:
     width, channels = shape.padded_width, shape.in_channels
     left = shape.pads[1]
     kept = min(shape.width, width - left)
-    # one axis: TVM cuts the axes of a buffer down to what it sees accessed, and tiles read more than their first element
+    # one axis: TVM cuts axes down to what it sees accessed, and of a tile it sees the first element only
     padded = build.sblock_alloc_buffer((rows * width * channels,), "uint8")
     fill = kernel.zeros[0].astype("uint8")
     with build.serial(0, rows) as row:
@@ -270,23 +278,23 @@ def _vectors(size: int) -> list[tuple[int, int, int]]:
 
 def _unpacked(kernel: _Kernel) -> Buffer:
     """Expands all weights."""
-    shape, sums, bits = kernel.shape, kernel.tiles.sums, kernel.bits
-    lanes = LANES * INNER
+    shape, bits = kernel.shape, kernel.bits
+    together = packed_rows(shape, bits)
+    lanes = together * LANES * INNER
     near = neighbours(lanes, bits)
-    sizes = (shape.blocks, shape.kernel[0], sums.weight_rows)
-    unpacked = build.sblock_alloc_buffer((*sizes, lanes), "int8")
-    with build.serial(0, sizes[0]) as block, build.serial(0, sizes[1]) as tap, build.serial(0, sizes[2]) as row:
+    groups = shape.kernel[0] * kernel.tiles.sums.weight_rows // together
+    unpacked = build.sblock_alloc_buffer((shape.blocks * groups * lanes,), "int8")  # one axis, as `_padded` has
+    with build.serial(0, shape.blocks) as block, build.serial(0, groups) as group:
         for start in range(0, lanes, near):
             with build.vectorized(0, near) as lane:
                 position = first = 0
                 total = tirx.const(-(1 << (bits - 1)), "int8")
                 for width in PLANES[bits]:
                     count = lanes * width // 8
-                    byte = kernel.weight[block, tap, row, first + start % count + lane]
-                    digit = (byte >> tirx.const(start // count * width, "uint8")) & tirx.const(
-                        (1 << width) - 1, "uint8"
-                    )
-                    total = total + (digit << tirx.const(position, "uint8")).astype("int8")
+                    byte = kernel.weight[block, group, first + start % count + lane]
+                    shift = tirx.const(start // count * width, "uint8")
+                    digit = (byte >> shift) & tirx.const((1 << width) - 1, "uint8")
+                    total += (digit << tirx.const(position, "uint8")).astype("int8")
                     position, first = position + width, first + count
-                build.buffer_store(unpacked, total, [block, tap, row, start + lane])
+                build.buffer_store(unpacked, total, [(block * groups + group) * lanes + start + lane])
     return unpacked

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.backend.kernels.geometry import ConvolutionShape
-from codesign.backend.kernels.packing import INNER, LANES
+from codesign.backend.kernels.packing import INNER, LANES, PLANES
 
 TILE_ROWS = 16
 TILE_BYTES = 64
@@ -132,6 +132,22 @@ def sum_blocks(shape: ConvolutionShape) -> SumBlocks:
         depth = run // count
         return SumBlocks(depth, tuple(i * depth for i in range(count)))
     return SumBlocks(TILE_BYTES, tuple(min(i * TILE_BYTES, run - TILE_BYTES) for i in range(count)))
+
+
+def packed_rows(shape: ConvolutionShape, bits: int) -> int:
+    """Rows of weights that are packed together, so that one shift and mask yields as much of a vector as can be.
+
+    Args:
+        shape: The convolution.
+        bits: Width of the weights, below 8.
+
+    Returns:
+        A power of two that divides the rows of a block of channels.
+    """
+    rows, together = shape.kernel[0] * sum_blocks(shape).weight_rows, 8 // min(PLANES[bits])
+    while rows % together:
+        together //= 2
+    return together
 
 
 def amx_weights(blocks: NDArray[np.int8], sums: SumBlocks) -> NDArray[np.int8]:

@@ -18,8 +18,13 @@ from codesign.backend.kernels.packing import round_up
 from codesign.backend.layers import layer_constants, layer_kernel
 from codesign.backend.operations import Convolution, Quantization, Residual, SpatialWindow, Tensor, Weight
 from codesign.hardware.amx_permission import request_amx
+from codesign.hardware.host import detect_host
 
 PORTABLE = "x86-64-v3"
+VNNI = "cascadelake"
+HAS_VNNI = "avx512_vnni" in detect_host().flags
+NEEDS_VNNI = pytest.mark.skipif(not HAS_VNNI, reason="this processor has no AVX512-VNNI")
+NEEDS_AMX = pytest.mark.skipif(not request_amx(), reason="this processor or operating system has no AMX")
 Integers = NDArray[np.int64]
 
 
@@ -129,7 +134,7 @@ def _run(
     arguments += layer_constants(layer, shape, isa).arguments
     if layer.residual is not None:
         arguments.append(_by_pixel(residual, shape.out_channels).reshape(out_shape))
-    _, make = layer_kernel(layer, shape, isa, threads)
+    _, make = layer_kernel(layer, shape, isa, threads, asks_for_amx=True)
     library = tvm.compile(tvm.IRModule({"main": make()}), target=target)
     out = tvm.runtime.tensor(np.zeros(out_shape, layer.output.dtype))
     library["main"](*[tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arguments], out)
@@ -203,6 +208,41 @@ def test_integer_convolution_is_exact(case: Case) -> None:
     _check_integers(case, None)
 
 
+@NEEDS_VNNI
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(case=cases)
+def test_integer_convolution_is_exact_without_amx(case: Case) -> None:
+    _check_integers(case, VNNI)
+
+
+amx_cases = st.builds(
+    Case,
+    size=st.sampled_from([(5, 17), (9, 8), (3, 33), (1, 40), (7, 7)]),
+    group_in=st.sampled_from([16, 20, 48, 80, 96, 112, 160]),
+    group_out=st.sampled_from([5, 16, 32, 48, 64]),
+    window=st.builds(
+        SpatialWindow,
+        kernel=st.sampled_from([(1, 1), (3, 3), (1, 3), (3, 1)]),
+        stride=st.sampled_from([(1, 1), (2, 2), (2, 1)]),
+        dilation=st.sampled_from([(1, 1), (2, 1)]),
+        pads=st.sampled_from([(1, 1, 1, 1), (2, 0, 2, 3)]),
+    ),
+    bits=st.sampled_from([2, 3, 4, 5, 6, 8, 8, 8]),
+    zeros=st.tuples(*[st.integers(0, 255)] * 4),
+    residual=st.booleans(),
+    first=st.booleans(),
+    relu=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+
+
+@NEEDS_AMX
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(case=amx_cases, threads=st.sampled_from([1, 2, 3]))
+def test_amx_is_exact(case: Case, threads: int) -> None:
+    _check_integers(case, None, threads)
+
+
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(case=cases)
 def test_integer_convolution_is_exact_without_vnni(case: Case) -> None:
@@ -210,13 +250,13 @@ def test_integer_convolution_is_exact_without_vnni(case: Case) -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
-@pytest.mark.parametrize("mcpu", [None, PORTABLE])
+@pytest.mark.parametrize("mcpu", [None, pytest.param(VNNI, marks=NEEDS_VNNI), PORTABLE])
 def test_every_width_with_many_channels(bits: int, mcpu: str | None) -> None:
     window = SpatialWindow((3, 3), pads=(1, 1, 1, 1))
     _check_integers(Case((8, 8), 32, 32, window=window, bits=bits, zeros=(9, 0, 0, 3), relu=True), mcpu)
 
 
-@pytest.mark.parametrize("bits", [3, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 @pytest.mark.parametrize("case", [Case((1, 1), 200, 40), Case((1, 1), 64, 10, residual=True), Case((7, 1), 48, 33)])
 def test_dense_layers(case: Case, bits: int) -> None:
     _check_integers(replace(case, bits=bits, zeros=(128, 3, 200, 7)), None)
@@ -229,7 +269,8 @@ def test_groups_of_whole_vectors(groups: int) -> None:
     _check_integers(Case((9, 9), 8, 16, groups, window, 4, (5, 0, 0, 6)), None)
 
 
-def test_several_threads_compute_the_same() -> None:
+def test_several_threads_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codesign.backend.layers.MINIMUM_PARALLEL_AMX_MACS", 0)
     window = SpatialWindow((3, 3), pads=(1, 1, 1, 1))
     for case in (Case((16, 16), 32, 32, window=window), Case((15, 16), 32, 32, window=window), Case((32, 32), 32, 48)):
         _check_integers(replace(case, bits=5, zeros=(9, 0, 0, 3)), None, threads=2)
