@@ -30,7 +30,7 @@ LEAST_FOR_TREES = 40
 """Fewer kernels are not corrected: the trees would learn them by heart."""
 TOLERANCE = 0.1
 ROUNDS = 12
-RIDGE = 1e-4
+RIDGE = 1e-5
 """Weight of the squares of the terms' usual shares in a prediction, against the squares of its errors: a term that few
 kernels have is not blown up to explain these."""
 LARGEST_FACTOR, SMALLEST_ERROR = 3.0, 0.01

@@ -28,6 +28,12 @@ tiles:
     amx_products     steps x tiles of sums x pixels of a tile    multiplying tiles, one row a cycle
     amx_loads        steps x rows of operands
 
+In a product of a matrix and one row with weights below 8 bits that are taken apart in registers:
+
+    packed_B         vectors of weights of B bits                taking apart and multiplying
+    row_steps        groups of blocks x steps of the sum         inputs, spread to all lanes
+    row_sum          inputs, whole vectors                       their sum, which is taken off at the end
+
 Pooling: `maxima`, `means` or `global_means`, vectors of outputs x taps, and `chain`, taps of global pooling, which add
 up one after the other; epilogues, padding, caches and call as above. Any other node
 that moves data: elements `read` and `written`, caches and call; `of_OP` are the elements written by one operator, which
@@ -57,6 +63,10 @@ PAGE, LINE = 4096, 64
 """Bytes between addresses of one set in first caches (they are indexed within a page), and of a line."""
 COPIED_BYTES = 64
 """Bytes that padding copies at once in kernels on AMX."""
+SHARED_STEPS = {2: 4, 3: 8, 4: 2, 5: 8, 6: 4}
+"""Steps of the sum that share a block of packed weights, by width."""
+PACKED_BLOCKS = 4
+"""Blocks of outputs that products with packed weights sum side by side."""
 OPTIONAL = "of_"
 """Start of the names of terms that only refine others."""
 
@@ -107,6 +117,8 @@ def terms_of(node: NodeFacts, bits: Widths, unit: VectorUnit, memories: tuple[Me
             return _pooling_terms(node, node.window, bits, unit, memories)
         return _moving_terms(node, bits, memories)
     loops = tiled_loops(node.geometry, arithmetic_of(bits) == "int8", unit)
+    if loops.is_vector and is_packed(loops, bits, unit):
+        return _packed_terms(node, loops, bits, memories)
     if loops.amx is not None:
         return _amx_terms(node, loops, loops.amx, bits, memories)
     return _multiplying_terms(node, loops, bits, memories)
@@ -175,6 +187,41 @@ def _multiplying_terms(
     if bits.weight < 8:
         terms[f"unpack_{bits.weight}"] = float(loops.tile_weights * loops.passes)
     return terms
+
+
+def is_packed(loops: TiledLoops, bits: Widths, unit: VectorUnit) -> bool:
+    """Whether a product of a matrix and one row takes its weights apart in registers.
+
+    Args:
+        loops: Its loops.
+        bits: Its widths.
+        unit: Vectors that kernels are compiled for.
+
+    Returns:
+        True for weights below 8 bits whose steps share whole blocks (as `packed_matrix_vector` of the TVM kernels).
+    """
+    if bits.weight not in SHARED_STEPS or unit.dot_channels == 1:
+        return False
+    inputs = loops.tile_weights // (loops.lanes * loops.blocks)
+    return inputs % (unit.dot_channels * SHARED_STEPS[bits.weight]) == 0
+
+
+def _packed_terms(
+    node: NodeFacts, loops: TiledLoops, bits: Widths, memories: tuple[MemoryLevel, ...]
+) -> Mapping[str, float]:
+    small, large = _capacities(memories)
+    blocks = loops.outputs // loops.lanes
+    together = next(count for count in range(PACKED_BLOCKS, 0, -1) if blocks % count == 0)
+    inputs = loops.tile_weights / (loops.lanes * loops.blocks)
+    return {
+        "call": 1.0,
+        f"packed_{bits.weight}": inputs * loops.outputs / (loops.lanes * loops.inner),
+        "row_steps": inputs / loops.inner * (blocks / together),
+        "tiles": blocks / together,
+        "epilogues": float(blocks),
+        "row_sum": inputs / COPIED_BYTES,
+        **_beyond(_bytes(node, bits), small, large),
+    }
 
 
 def _amx_terms(

@@ -1,0 +1,32 @@
+"""Which products of a matrix and one row take weights apart in registers: as the compiler decides."""
+
+import pytest
+
+from codesign.backend.kernels.instruction_set import InstructionSet
+from codesign.backend.kernels.packed_matrix_vector import shared_steps
+from codesign.cost.kernel_terms import is_packed, terms_of
+from codesign.cost.kernel_tiles import tiled_loops
+from codesign.hardware.calibration import VectorUnit
+from codesign.plan.facts import ConvGeometry
+from codesign.quantization.scheme import WEIGHT_BITS, Widths
+from codesign.testing.cost_conformance import multiply_node
+
+UNIT = VectorUnit(registers=31, lanes=16, dot_channels=4)
+ISA = InstructionSet(vnni=True, registers=31)
+
+
+@pytest.mark.parametrize("bits", WEIGHT_BITS)
+def test_the_cost_model_decides_as_the_compiler(bits: int) -> None:
+    for channels in range(16, 700, 16):
+        loops = tiled_loops(ConvGeometry(1, channels, 96, (1, 1), (1, 1), (1, 1), (1, 1), 1), True, UNIT)
+        assert is_packed(loops, Widths(bits, 8), UNIT) == bool(shared_steps(channels, bits, ISA)), channels
+        assert not is_packed(loops, Widths(bits, 8), UNIT.model_copy(update={"dot_channels": 1}))
+
+
+def test_terms_count_all_weights_once() -> None:
+    dense = multiply_node("fc", "Gemm", ConvGeometry(1, 256, 192, (1, 1), (1, 1), (1, 1), (1, 1), 1))
+    terms = terms_of(dense, Widths(4, 8), UNIT, ())
+    assert terms["packed_4"] == 256 * 192 / 64
+    assert terms["tiles"] == 3
+    assert terms["row_steps"] == 3 * 64
+    assert "unpack_4" not in terms
