@@ -8,7 +8,7 @@ from typing import Literal
 
 from codesign.errors import CodesignError
 from codesign.search.infeasible import infeasible
-from codesign.search.one_hot_model import ModelResult, OutOfTimeError, Row, minimise
+from codesign.solver.one_hot_model import ModelResult, OutOfTimeError, Row, minimise
 from codesign.search.problem import PEAK_METRICS, AllocationProblem, Bits, Choice, LayerOptions, order_of_bits
 from codesign.search.reduction import Reduced, reduce
 
