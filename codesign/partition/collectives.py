@@ -48,6 +48,10 @@ class Traffic:
         return Traffic(self.seconds + other.seconds, self.bytes + other.bytes, self.energy_j + other.energy_j)
 
 
+NOTHING = Traffic()
+"""No communication."""
+
+
 def messages(kind: Collective, parts: int) -> int:
     """Messages that a device sends one after the other.
 

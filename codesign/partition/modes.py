@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 
+from codesign.partition.mesh import Mesh, MeshAxis
 from codesign.partition.network import Network, Operator
 from codesign.partition.options import Option, direct_option, layer_option, problem_of
 from codesign.partition.placement import COPIES, PARTS, WHOLE, Layout, Run, layout
@@ -60,7 +61,7 @@ def candidates(network: Network, pricing: Pricing, mode: Mode, redistribution: b
         case "optimal":
             yield from _optimal(network, pricing, redistribution)
         case "mesh-tensorflow":
-            for grid in pricing.mesh.grids:
+            for grid in dict.fromkeys([*pricing.mesh.grids, (pricing.mesh.devices,)]):  # its user shapes the mesh
                 yield from _global_rules(network, pricing, redistribution, grid)
         case _:
             for convolution, dense in _assignments(pricing, mode):
@@ -143,7 +144,7 @@ def _global_rules(
     """A dimension keeps its name, and so its layout, until a reshape; sums are all-reduced at once."""
     options: list[tuple[Option, ...]] = []
     for op in network.operators:
-        items = [s for s in strategies_of(op, pricing.mesh, False) if _is_rule(op, s, grid)]
+        items = [s for s in _of_grid(op, pricing, grid) if _is_rule(op, s, grid)]
         if not items:
             return
         if op.is_weighted and not redistribution:
@@ -157,6 +158,11 @@ def _global_rules(
         for e in network.edges
     }
     yield Candidate(tuple(options), PairwiseProblem(problem.nodes, edges))
+
+
+def _of_grid(op: Operator, pricing: Pricing, grid: tuple[int, ...]) -> tuple[Strategy, ...]:
+    axes = tuple(MeshAxis(f"axis{i}", size, pricing.mesh.axes[0].link) for i, size in enumerate(grid))
+    return strategies_of(op, Mesh(axes), idle=False)
 
 
 def _is_rule(op: Operator, item: Strategy, grid: tuple[int, ...]) -> bool:

@@ -1,8 +1,8 @@
 """What the planner must know of a network: operators, the values between them, and the loops that may be shared out.
 
-Every operator is a nest of loops over indices, as in an einsum. Sharing a loop out among devices splits every operand and
-result that the loop indexes; an operand that it does not index is read by all of them, and a result that it does not
-index is left as a sum of parts. That one rule gives forward, backward and weight-gradient communication of every
+Every operator is a nest of loops over indices, as in an einsum. Sharing a loop out among devices splits every operand
+and result that the loop indexes; an operand that it does not index is read by all of them, and a result that it does
+not index is left as a sum of parts. That one rule gives forward, backward and weight-gradient communication of every
 operator (GSPMD, arXiv 2105.04663; Mesh-TensorFlow, arXiv 1811.02084).
 """
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from codesign.partition.collectives import Traffic
+from codesign.partition.collectives import NOTHING, Traffic
 
 Goal = Literal["training", "latency", "throughput", "energy", "memory"]
-"""`training`: time of a step, forward and backward. `latency`: time of one forward pass. `throughput`: time of a forward
-pass by sample. `energy`: joules of a training step. `memory`: bytes that a device holds in training."""
+"""`training`: time of a step, forward and backward. `latency`: time of one forward pass. `throughput`: the same, of a
+batch. `energy`: joules of a training step. `memory`: bytes that a device holds in training."""
 GOALS: tuple[Goal, ...] = ("training", "latency", "throughput", "energy", "memory")
 
 
@@ -22,7 +22,7 @@ class Price:
         memory_bytes: What stays in memory: parameters, their gradients, results.
     """
 
-    traffic: Traffic = Traffic()
+    traffic: Traffic = NOTHING
     compute_s: float = 0.0
     compute_j: float = 0.0
     memory_bytes: float = 0.0

@@ -87,7 +87,8 @@ def edge_prices(
     table = space.table(edge.shape, pricing.element_bytes)
     before = [space.index[option.exit] for option in producers]
     after = [space.index[option.entries[edge.operand]] for option in consumers]
-    return table.prices[np.ix_(before, after)]
+    prices: NDArray[np.float64] = table.prices[np.ix_(before, after)]
+    return prices
 
 
 def problem_of(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from codesign.partition.placement import (
     WHOLE,
     Holding,
     Layout,
-    PartialSum,
     Run,
     Shard,
     layout,
@@ -30,6 +29,14 @@ STEP = 1e-13
 """Price of a step beside its time, so that of ways that take as long the one with the fewest steps is taken."""
 Pair = tuple[Collective | None, Collective | None]
 """What a change of holding takes forward and backward; None where a device only cuts out its piece, or does nothing."""
+
+
+_FROM_PIECES: dict[Holding, Pair] = {WHOLE: ("all-gather", None), COPIES: ("all-gather", "reduce-scatter")}
+_TO_PIECES: dict[Holding, Pair] = {WHOLE: (None, "all-gather"), PARTS: ("reduce-scatter", "all-gather")}
+_AMONG_WHOLES: dict[tuple[Holding, Holding], Pair] = {
+    (PARTS, WHOLE): ("all-reduce", None),
+    (WHOLE, COPIES): (None, "all-reduce"),
+}
 
 
 def collectives_of(before: Holding, after: Holding) -> Pair | None:
@@ -43,22 +50,14 @@ def collectives_of(before: Holding, after: Holding) -> Pair | None:
         Collectives forward and backward; None if it takes several steps or cannot be.
     """
     match before.value, after.value:
-        case Shard(i), Shard(j) if i != j:
-            return "all-to-all", "all-to-all"
-        case Shard(), _ if after == WHOLE:
-            return "all-gather", None
-        case Shard(), _ if after == COPIES:
-            return "all-gather", "reduce-scatter"
-        case PartialSum(), Shard():
-            return "reduce-scatter", "all-gather"
-        case PartialSum(), _ if after == WHOLE:
-            return "all-reduce", None
-        case _, Shard() if before == WHOLE:
-            return None, "all-gather"
-        case _ if before == WHOLE and after == COPIES:
-            return None, "all-reduce"
+        case Shard(i), Shard(j):
+            return ("all-to-all", "all-to-all") if i != j else None
+        case _, Shard():
+            return _TO_PIECES.get(before)
+        case Shard(), _:
+            return _FROM_PIECES.get(after)
         case _:
-            return None
+            return _AMONG_WHOLES.get((before, after))
 
 
 @dataclass(frozen=True)
@@ -271,7 +270,7 @@ def moves_along(path: Sequence[Layout]) -> tuple[Move, ...]:
         ValueError: Two layouts are not one move apart.
     """
     found = []
-    for before, after in zip(path, path[1:], strict=False):
+    for before, after in pairwise(path):
         move = move_between(before, after)
         if move is None:
             raise ValueError(f"from {before} to {after} is not one step")

@@ -1,8 +1,8 @@
 """Ways to share an operator out among devices, and what each takes.
 
-A strategy names, for each digit of the devices' numbers, the loop that the digit shares out. Its layouts follow from the
-loops (`network.py`), and with them all communication: halos, sums of weight gradients, and what changing layouts between
-operators takes. The formulas of Gholami et al. (SPAA 2018) are what these rules give for `batch`, `out` and `height`.
+A strategy names, for each digit of the devices' numbers, the loop that the digit shares out. Its layouts follow from
+the loops (`network.py`), and with them all communication: halos, sums of weight gradients, changes of layout between
+operators. The formulas of Gholami et al. (SPAA 2018) are what these rules give for `batch`, `out` and `height`.
 """
 
 import math
@@ -186,7 +186,7 @@ class Pricing:
     device: Device | None = None
     halo_of_gradient: bool = False
     overlap: bool = False
-    idle: bool = True
+    idle: bool = False
 
     @cached_property
     def spaces(self) -> dict[int, LayoutSpace]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from codesign.partition.layers_csv import read_layers
 from codesign.partition.mesh import Link, divisors, grid_of_devices
+from codesign.partition.modes import Mode
 from codesign.partition.network import Network
 from codesign.partition.objective import Objective
 from codesign.partition.options import layer_option
@@ -20,8 +22,10 @@ ALPHA, BETA = 2e-6, 4 / 6e9
 MESSAGE = Link(ALPHA, 6e9)
 
 
+@cache
 def pricing(devices: int) -> Pricing:
-    return Pricing(grid_of_devices(devices, MESSAGE), True, Objective(1.0), 4.0, halo_of_gradient=True)
+    mesh = grid_of_devices(devices, MESSAGE)
+    return Pricing(mesh, True, Objective(1.0), 4.0, halo_of_gradient=True, idle=True)
 
 
 def lg(devices: int) -> int:
@@ -89,9 +93,7 @@ def test_pure_batch_and_pure_model_are_its_ends(alexnet: Path) -> None:
     batch = 2 * math.fsum(ALPHA * lg(64) + BETA * 63 / 64 * layer.weights for layer in layers)
     model = math.fsum(ALPHA * lg(64) + BETA * 2048 * 63 / 64 * layer.outputs for layer in layers)
     model += 2 * math.fsum(ALPHA * lg(64) + BETA * 2048 * 63 / 64 * layer.inputs for layer in layers[1:])
-    for mode, expected in (("batch", batch), ("model", model)):
-        found = plan(network, pricing(devices), mode, redistribution=False)
-        assert found is not None
+    for found, expected in ((planned(network, devices, "batch"), batch), (planned(network, devices, "model"), model)):
         assert found.price.seconds == pytest.approx(expected, rel=1e-12)
 
 
@@ -114,8 +116,8 @@ PUBLISHED = {  # P: pure batch ms, one grid ms, ratio, dense on a grid ms, ratio
 }
 
 
-def planned(network: Network, devices: int, mode: str, redistribution: bool = False) -> Planned:
-    found = plan(network, pricing(devices), mode, redistribution)  # type: ignore[arg-type] # a mode
+def planned(network: Network, devices: int, mode: Mode, redistribution: bool = False) -> Planned:
+    found = plan(network, pricing(devices), mode, redistribution)
     assert found is not None
     return found
 
@@ -163,7 +165,8 @@ def test_modes_match_the_formulas_for_other_sizes(alexnet_grouped: Path, devices
 
 def test_redistribution_between_grids_is_counted_on_top(alexnet: Path) -> None:
     network = read_layers(alexnet, 2048)
-    for mode in ("batch", "model", "grid"):
+    modes: tuple[Mode, ...] = ("batch", "model", "grid")
+    for mode in modes:
         assert planned(network, 32, mode, True).price.seconds == planned(network, 32, mode).price.seconds
     more = planned(network, 32, "dense-grid", True).price.seconds - planned(network, 32, "dense-grid").price.seconds
     rows = 8  # the best grid, 8 x 4
