@@ -7,7 +7,10 @@ ROOT = Path(__file__).parent.parent
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"files", "progress", "config", "data_parallel"}),
-    frozenset({"factory", "solver"}),  # partition and search solve the same programmes, and neither may import the other
+    frozenset({
+        "factory",
+        "solver",
+    }),  # partition and search solve the same programmes, and neither may import the other
     frozenset({"ir"}),
     frozenset({"curvature", "quantization", "architecture", "hardware", "partition"}),
     frozenset({"plan"}),
@@ -18,6 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"report"}),
     frozenset({"run_file", "run_folder", "console"}),
     frozenset({"flow"}),
+    frozenset({"cli_partition"}),  # one command of cli, apart for its many options
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )

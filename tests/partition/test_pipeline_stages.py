@@ -36,7 +36,9 @@ def least_time(work: Work, counts: list[int], micro_batches: int) -> float:
             for chosen in set(permutations(devices, stages)):
                 times = []
                 for kind, first, end in zip(chosen, ends, ends[1:], strict=False):
-                    received = LINK.latency_s + work.crossing_bytes[first] / LINK.bandwidth_bytes_per_s if first else 0.0
+                    received = (
+                        LINK.latency_s + work.crossing_bytes[first] / LINK.bandwidth_bytes_per_s if first else 0.0
+                    )
                     times.append(received + sum(work.seconds[kind][first:end]))
                 best = min(best, sum(times) + (micro_batches - 1) * max(times))
     return best
