@@ -120,7 +120,7 @@ def _operator(node: ir.Node, graph: TorchGraph, values: GraphValues, batch: int)
         Attributes(node, graph.dtype, graph.device),
         tuple(None if name is None else values.shapes[name] for name in names),
         tuple(values.shapes[name] for name in results),
-        {i: values.integers[name] for i, name in enumerate(names) if name in values.integers},
+        {i: values.integers[name] for i, name in enumerate(names) if name is not None and name in values.integers},
     )
     kept = [i for i, role in enumerate(roles) if role is not None]
     operands = tuple(Operand(names[i] or "", values.shape(names[i] or "", batch), roles[i] or "constant") for i in kept)

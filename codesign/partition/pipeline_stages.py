@@ -1,8 +1,8 @@
 """Cutting a network into stages, each on a device of its own, devices perhaps unequal.
 
-With `M` micro-batches and stage times `t_s` of one micro-batch, one batch takes `sum_s t_s + (M - 1) max_s t_s` (GPipe's
-bubble; Alpa, arXiv 2201.12023, section 5). The dynamic programme keeps, for every prefix of the operators and every set
-of devices in use, all pairs of (sum, maximum) that no other pair beats; so its answer is exact.
+With `M` micro-batches and stage times `t_s` of one micro-batch, one batch takes `sum_s t_s + (M - 1) max_s t_s`
+(GPipe's bubble; Alpa, arXiv 2201.12023, section 5). The dynamic programme keeps, for every prefix of the operators and
+every set of devices in use, all pairs of (sum, maximum) that no other pair beats; so its answer is exact.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

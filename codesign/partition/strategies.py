@@ -149,8 +149,13 @@ def is_legal(op: Operator, item: Strategy, idle: bool) -> bool:
         idle: Whether channels may be fewer than devices.
 
     Returns:
-        False if a loop is too short, does not divide where it must, or a halo would reach beyond the neighbour.
+        False if a loop is too short, does not divide where it must, a halo would reach beyond the neighbour, or two
+        loops split one axis of the results (groups, and channels of groups).
     """
+    axes = [op.loop_of[name].result for name in set(item.loops) if name]
+    split = [axis for axis in axes if axis is not None]
+    if len(set(split)) < len(split):
+        return False
     return all(_is_divisible(op.loop_of[name], item.parts_of(name), idle) for name in set(item.loops) if name)
 
 

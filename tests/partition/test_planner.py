@@ -43,7 +43,7 @@ def networks(draw: st.DrawFn, most: int = 4) -> Network:
     for i in range(draw(st.integers(1, most))):
         source = values[draw(st.integers(0, len(values) - 1))]
         same = [v for v in values if v.shape == source.shape and v is not source]
-        if same and draw(st.booleans()):
+        if same and draw(st.sampled_from([False, True])):
             operators.append(add(f"add{i}", source, same[0]))
         else:
             operators.append(dense(f"dense{i}", source, draw(st.sampled_from([4, 8, 9]))))
