@@ -1,15 +1,21 @@
 """`codesign partition`, kept apart from the other commands for its many options."""
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from codesign.errors import InputError
+from codesign.errors import CodesignError, InputError
 
 if TYPE_CHECKING:
+    from codesign.flow.partition_execute import Executed
     from codesign.flow.partition_request import PartitionRequest
+    from codesign.progress import Progress
+    from codesign.report.partition_contents import PartitionResult
 
 GoalName = Literal["training", "latency", "throughput", "energy", "memory"]
 ModeName = Literal["batch", "model", "grid", "dense-grid", "mesh-tensorflow", "optimal"]
@@ -35,6 +41,10 @@ def partition(
     micro_batches: Annotated[int | None, typer.Option(help="Also cut the network into pipeline stages.")] = None,
     memory: Annotated[float | None, typer.Option(help="Bytes that a device can hold.")] = None,
     overlap: Annotated[bool, typer.Option("--overlap", help="Halos travel while interiors are computed.")] = False,
+    execute: Annotated[
+        bool, typer.Option("--execute", help="Carry the plan out on local processes, or under torchrun, and compare.")
+    ] = False,
+    plan: Annotated[Path | None, typer.Option(help="Write MODEL with its plan to this .onnx file.")] = None,
     weights: Annotated[str | None, typer.Option(help="Weights for a factory.")] = None,
     input_shape: Annotated[str | None, typer.Option(help="Such as 1,3,32,32; for a factory.")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write what was found to this file.")] = None,
@@ -43,35 +53,81 @@ def partition(
     """Plan how a network is spread over devices: by samples, channels, space or mixtures of them, layer by layer."""
     from codesign.flow.partition_request import PartitionRequest
 
-    _show(
-        PartitionRequest(
-            model, layers, target, mesh, devices, batch, objective, mode, alpha, bandwidth, element_bytes,
-            not no_redistribution, micro_batches, memory, overlap, weights, _shape(input_shape), html is not None,
-        ),
-        json,
-        html,
+    request = PartitionRequest(
+        model, layers, target, mesh, devices, batch, objective, mode, alpha, bandwidth, element_bytes,
+        not no_redistribution, micro_batches, memory, overlap, weights, _shape(input_shape), html is not None,
     )  # fmt: skip
+    _partition(request, execute, plan, json, html)
 
 
-def _show(request: "PartitionRequest", json: Path | None, html: Path | None) -> None:
-    from rich.console import Console
-
-    from codesign.console import ConsoleProgress
-    from codesign.files import write_json
+def _partition(
+    request: "PartitionRequest", execute: bool, plan_file: Path | None, json: Path | None, html: Path | None
+) -> None:
     from codesign.flow.partition import partition as run
     from codesign.flow.partition_table import partition_lines
 
-    with ConsoleProgress(Console(stderr=True, markup=False)).live() as progress:
+    with _progress() as progress:
         result = run(request, progress)
-    console = Console(markup=False, width=None if sys.stdout.isatty() else 200)
+    if not _is_first():
+        _carried_out(request, result, execute, None)
+        return
     for part in partition_lines(result):
-        console.print(part, soft_wrap=isinstance(part, str))
+        _print(part)
+    executed = _carried_out(request, result, execute, plan_file) if execute or plan_file is not None else None
     if json is not None:
-        write_json(json, result.to_json())
+        from codesign.files import write_json
+
+        write_json(json, {**result.to_json(), "execution": None if executed is None else executed.to_json()})
     if html is not None:
         from codesign.report.partition_html import write_partition_html
 
         write_partition_html(result, html)
+    if executed is not None and not executed.is_right:
+        raise CodesignError("execution: results or messages differ from what was planned (see above); report it")
+
+
+def _carried_out(
+    request: "PartitionRequest", result: "PartitionResult", execute: bool, plan_file: Path | None
+) -> "Executed | None":
+    """Runs the plan and writes its file, as asked for."""
+    from codesign.flow import partition_execute as flow
+
+    program, network = flow.program_and_network(request)
+    plan = flow.plan_to_execute(request, program, network, result.chosen)
+    if plan_file is not None:
+        flow.save_plan(program, plan, plan_file)
+        _print(f"Network with its plan: {plan_file}")
+    executed = flow.execute(program, network, plan) if execute else None
+    for line in executed.lines() if executed is not None else ():
+        _print(line)
+    return executed
+
+
+def _is_first() -> bool:
+    """False for all of torchrun's processes but the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _progress() -> "Iterator[Progress]":
+    from codesign.progress import Silent
+
+    if not _is_first():
+        yield Silent()
+        return
+    from rich.console import Console
+
+    from codesign.console import ConsoleProgress
+
+    with ConsoleProgress(Console(stderr=True, markup=False)).live() as progress:
+        yield progress
+
+
+def _print(part: object) -> None:
+    from rich.console import Console
+
+    console = Console(markup=False, width=None if sys.stdout.isatty() else 200)
+    console.print(part, soft_wrap=isinstance(part, str))
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:

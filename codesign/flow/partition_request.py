@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from codesign.errors import InputError
 from codesign.hardware.catalog import load_profile, load_target
@@ -12,6 +13,9 @@ from codesign.partition.modes import Mode
 from codesign.partition.network import Network
 from codesign.partition.objective import Goal
 from codesign.partition.pipeline_stages import DeviceKind
+
+if TYPE_CHECKING:
+    from codesign.ir.program import Program
 
 ALPHA_S, BANDWIDTH = 2e-6, 6e9
 """Where neither a target nor the command says more: Cori's network (Gholami et al., SPAA 2018)."""
@@ -101,12 +105,32 @@ def network_of_request(request: PartitionRequest) -> Network:
         raise InputError("give either a MODEL (.onnx, .pt2 or a factory) or --layers LAYERS.csv")
     if request.layers is not None:
         return read_layers(request.layers, request.batch)
-    from codesign.ir.loading import load_program
     from codesign.partition.graph_network import network_of
 
     assert request.model is not None
-    program = load_program(request.model, request.weights, request.input_shape, Path())
-    return network_of(program, request.batch, request.model)
+    return network_of(program_of_request(request), request.batch, request.model)
+
+
+def program_of_request(request: PartitionRequest) -> "Program":
+    """Loads the network.
+
+    Args:
+        request: The command's arguments, with a model.
+
+    Returns:
+        The network; one that was written with its plan is taken as it was written.
+    """
+    from codesign.ir.loading import load_program
+    from codesign.ir.program import Program
+    from codesign.ir.serialization import load_graph
+    from codesign.partition.plan_file import METADATA_KEY
+
+    assert request.model is not None
+    if request.model.endswith(".onnx"):
+        graph = load_graph(Path(request.model))
+        if METADATA_KEY in graph.metadata_props:
+            return Program(graph)
+    return load_program(request.model, request.weights, request.input_shape, Path())
 
 
 def machine_of_request(request: PartitionRequest) -> Machine:

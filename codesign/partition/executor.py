@@ -88,7 +88,7 @@ class Executor:
             shape = op.results[0].shape if op.results else ()
             local = None
             if op.results:
-                local = _local_operator(op, nodes[op.name], placed.strategy, communicator.rank, dtype, values, position)
+                local = local_operator(op, nodes[op.name], placed.strategy, communicator.rank, dtype, values, position)
             steps.append(
                 _Step(
                     local,
@@ -192,7 +192,7 @@ def _piece(x: Tensor, held: Layout, rank: int) -> Tensor:
     return x
 
 
-def _local_operator(
+def local_operator(
     op: Operator,
     node: ir.Node,
     item: Strategy,
@@ -201,6 +201,20 @@ def _local_operator(
     values: GraphValues,
     position: int,
 ) -> LocalOperator:
+    """What a device computes of one operator.
+
+    Args:
+        op: The operator.
+        node: Its node.
+        item: How it is shared out.
+        rank: Number of the device.
+        dtype: What real numbers are computed in.
+        values: Shapes of all values.
+        position: Of the operator, which keeps its messages apart.
+
+    Returns:
+        Its piece.
+    """
     present = [value is not None and bool(value.name) for value in node.inputs]
     order: Iterator[int] = iter(range(len(op.operands)))
     return LocalOperator(

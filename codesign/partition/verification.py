@@ -199,6 +199,50 @@ def _one_process(program: Program, network: Network, sample: Sample) -> _Referen
     return _Reference(y.detach(), x.grad, {name: t.detach() for name, t in moved.items()}, gradients)
 
 
+def rank_errors(
+    program: Program,
+    network: Network,
+    plan: ExecutionPlan,
+    sample: Sample,
+    found: Mapping[str, object],
+    rank: int,
+) -> tuple[Mapping[str, float], bool]:
+    """Compares one process's part of a plan with one process, in that process.
+
+    Args:
+        program: The network.
+        network: The same, with the batch.
+        plan: Its plan.
+        sample: What was run on.
+        found: From `run_plan`, with the input's gradient.
+        rank: Number of the process.
+
+    Returns:
+        Largest difference by what it is of, and whether its messages were as planned.
+    """
+    size = sample.x.element_size()
+    planned = planned_traffic(network, plan, rank, size, True, True).to_json()
+    errors = _errors(_one_process(program, network, sample), network, plan, found, rank)
+    return errors, planned == found["count"]
+
+
+def _errors(
+    reference: _Reference, network: Network, plan: ExecutionPlan, found: Mapping[str, object], rank: int
+) -> dict[str, float]:
+    kept = kept_layouts(network, plan)
+    errors = {"outputs": _difference(found["y"], reference.y, plan.operators[-1].operands[0][-1], rank)}
+    x = found["x_gradient"]
+    errors["input gradient"] = 0.0 if x is None else _difference(x, reference.x_gradient, Layout(()), rank)
+    for key, title, whole in (
+        ("gradients", "weight gradients", reference.gradients),
+        ("parameters", "weights after a step", reference.parameters),
+    ):
+        pieces = cast(Mapping[str, Tensor], found[key])
+        assert set(pieces) == set(whole), "a parameter has no gradient on one side"
+        errors[title] = max(_difference(piece, whole[name], kept[name], rank) for name, piece in pieces.items())
+    return errors
+
+
 def _compared(
     reference: _Reference,
     network: Network,
@@ -207,23 +251,14 @@ def _compared(
     element_bytes: int,
     input_gradient: bool,
 ) -> Verification:
-    kept = kept_layouts(network, plan)
-    output = plan.operators[-1].operands[0][-1]
-    errors = {"y": 0.0, "x": 0.0, "gradients": 0.0, "parameters": 0.0}
-    for rank, part in enumerate(found):
-        errors["y"] = max(errors["y"], _difference(part["y"], reference.y, output, rank))
-        if input_gradient:
-            errors["x"] = max(errors["x"], _difference(part["x_gradient"], reference.x_gradient, Layout(()), rank))
-        for key, whole in (("gradients", reference.gradients), ("parameters", reference.parameters)):
-            pieces = cast(Mapping[str, Tensor], part[key])
-            assert set(pieces) == set(whole), "a parameter has no gradient on one side"
-            for name, piece in pieces.items():
-                errors[key] = max(errors[key], _difference(piece, whole[name], kept[name], rank))
+    errors = [_errors(reference, network, plan, part, rank) for rank, part in enumerate(found)]
+    titles = ("outputs", "input gradient", "weight gradients", "weights after a step")
+    worst = [max(part[title] for part in errors) for title in titles]
     return Verification(
-        errors["y"],
-        errors["x"],
-        errors["gradients"],
-        errors["parameters"],
+        worst[0],
+        worst[1],
+        worst[2],
+        worst[3],
         tuple(cast(Counts, part["count"]) for part in found),
         tuple(
             planned_traffic(network, plan, rank, element_bytes, True, input_gradient).to_json()
