@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from codesign import __version__
-from codesign.cli_partition import partition
+from codesign.cli_partition import calibrate_link, partition
 from codesign.errors import CodesignError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 
 app.command()(partition)
+app.command()(calibrate_link)
 
 INTERRUPTED = 130
 

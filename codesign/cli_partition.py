@@ -137,3 +137,20 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"{text!r}: expected whole numbers separated by commas, such as 1,3,32,32") from None
+
+
+def calibrate_link(
+    target: Annotated[str, typer.Argument(help="A local target with several processes.")] = "host-2proc",
+    out: Annotated[Path | None, typer.Option(help="The new target; TARGET-calibrated.toml if left out.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Of each measurement; the least time counts.")] = 30,
+) -> None:
+    """Measure latency and bandwidth between local processes, and write a target with them."""
+    from codesign.flow.calibrate_link import calibrate_link as run
+
+    found = run(target, out, repeats)
+    fit = found.fit
+    _print(
+        f"alpha {fit.latency_s * 1e6:.1f} us, bandwidth {fit.bandwidth_bytes_per_s / 1e9:.3f} GB/s (calibrated; median "
+        f"error on held-out collectives {fit.relative_error:.0%})"
+    )
+    _print(f"Target: {found.path}")
