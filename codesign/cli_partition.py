@@ -66,6 +66,10 @@ def _partition(
     from codesign.flow.partition import partition as run
     from codesign.flow.partition_table import partition_lines
 
+    if execute:
+        from codesign.flow.partition_execute import check_processes
+
+        check_processes(request)
     with _progress() as progress:
         result = run(request, progress)
     if not _is_first():

@@ -75,6 +75,24 @@ class Executed:
         yield f"Process 0: {calls or 'no messages'}; {'exactly as planned' if self.as_planned else 'NOT AS PLANNED'}."
 
 
+def check_processes(request: PartitionRequest) -> None:
+    """Refuses what this machine cannot carry out, before anything is planned.
+
+    Args:
+        request: The command's arguments.
+
+    Raises:
+        InputError: The mesh is larger than the machine, or than the number of processes that torchrun started.
+    """
+    devices = machine_of_request(request).mesh.devices
+    if not under_torchrun():
+        check_machine(devices)
+    elif int(os.environ["WORLD_SIZE"]) != devices:
+        raise InputError(
+            f"torchrun started {os.environ['WORLD_SIZE']} processes, the mesh has {devices} devices; make the two equal"
+        )
+
+
 def program_and_network(request: PartitionRequest) -> tuple[Program, Network]:
     """Loads what shall be run.
 
@@ -161,7 +179,6 @@ def execute(program: Program, network: Network, plan: ExecutionPlan) -> Executed
         return _joined(program, network, plan)
     from codesign.partition.verification import verify
 
-    check_machine(plan.devices)
     (found,) = verify(program, network, [plan], repeats=REPEATS)
     errors = {
         "outputs": found.output_error,

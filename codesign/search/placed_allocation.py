@@ -3,7 +3,7 @@
     minimise    sum_v loss_v(b_v)
     subject to  sum_v t_v(b_v, p_v) + sum_(u,v) t_uv(b_v, p_u, p_v) <= latency
 
-A value travels at the width of the layer that reads it, so a slow link makes narrow widths worth their loss exactly where
+A value travels at the width of the layer that reads it, so a slow link makes narrow widths worth their loss just where
 the network is cut. A place is one of several devices, or a way to share a layer out among equal ones.
 """
 
