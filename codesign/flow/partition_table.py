@@ -46,7 +46,9 @@ def _layers(result: PartitionResult) -> Table:
 
 def _modes(result: PartitionResult) -> Table:
     best = result.chosen.price.seconds
-    table = Table("mode", "time (simulated)", "sent", "memory", title="one step on the busiest device")
+    table = Table(
+        "mode", "time (simulated)", "sent", "memory", title=f"one step on the busiest device; objective: {result.goal}"
+    )
     for mode, found in result.plans.items():
         if found is None:
             table.add_row(mode, "impossible", "–", "–")

@@ -66,41 +66,47 @@ class Executor:
     ) -> None:
         self.network = network
         self.plan = plan
+        self.parameters: dict[str, Tensor] = {}
         self._communicator = communicator
+        self._input_gradient = input_gradient
+        self._constants: dict[tuple[int, int], Tensor] = {}
         graph = TorchGraph(program.graph, dtype)
         values = graph_values(graph, program)
-        constants = _constants(graph, program)
-        self.kept = kept_layouts(network, plan)
         nodes = {name_of(node): node for node in program.graph.graph}
-        self.parameters: dict[str, Tensor] = {}
-        self._constants: dict[tuple[int, int], Tensor] = {}
-        steps = []
-        for position, (op, placed) in enumerate(zip(network.operators, plan.operators, strict=True)):
-            moves = []
+        self._load(_constants(graph, program))
+        self._steps = tuple(
+            self._step(position, nodes[op.name] if op.results else None, dtype, values)
+            for position, op in enumerate(network.operators)
+        )
+        communicator.prepare([
+            move.digit for step in self._steps for moves in (*step.moves, step.exit) for move in moves
+        ])
+
+    def _load(self, constants: Mapping[str, Tensor]) -> None:
+        """Cuts out the pieces of parameters and constants that this device keeps."""
+        rank, kept = self._communicator.rank, kept_layouts(self.network, self.plan)
+        for position, (op, placed) in enumerate(zip(self.network.operators, self.plan.operators, strict=True)):
             for i, (operand, path) in enumerate(zip(op.operands, placed.operands, strict=True)):
                 if operand.role == "parameter" and operand.value not in self.parameters:
-                    piece = _piece(constants[operand.value], self.kept[operand.value], communicator.rank)
+                    piece = _piece(constants[operand.value], kept[operand.value], rank)
                     self.parameters[operand.value] = piece.clone().requires_grad_()
                 elif operand.role == "constant":
-                    self._constants[position, i] = _piece(constants[operand.value], path[-1], communicator.rank)
-                is_loaded = operand.value == network.source and not input_gradient
-                moves.append(() if is_loaded else local_moves(path, operand.shape, communicator.rank))
-            shape = op.results[0].shape if op.results else ()
-            local = None
-            if op.results:
-                local = local_operator(op, nodes[op.name], placed.strategy, communicator.rank, dtype, values, position)
-            steps.append(
-                _Step(
-                    local,
-                    tuple(x.value for x in op.operands),
-                    tuple(moves),
-                    local_moves(placed.exit, shape, communicator.rank),
-                    tuple(y.value for y in op.results),
-                )
-            )
-        self._steps = tuple(steps)
-        self._input_gradient = input_gradient
-        communicator.prepare([move.digit for step in steps for moves in (*step.moves, step.exit) for move in moves])
+                    self._constants[position, i] = _piece(constants[operand.value], path[-1], rank)
+
+    def _step(self, position: int, node: ir.Node | None, dtype: torch.dtype, values: GraphValues) -> _Step:
+        op, placed, rank = self.network.operators[position], self.plan.operators[position], self._communicator.rank
+        moves = []
+        for operand, path in zip(op.operands, placed.operands, strict=True):
+            is_loaded = operand.value == self.network.source and not self._input_gradient
+            moves.append(() if is_loaded else local_moves(path, operand.shape, rank))
+        shape = op.results[0].shape if op.results else ()
+        return _Step(
+            None if node is None else local_operator(op, node, placed.strategy, rank, dtype, values, position),
+            tuple(x.value for x in op.operands),
+            tuple(moves),
+            local_moves(placed.exit, shape, rank),
+            tuple(y.value for y in op.results),
+        )
 
     @property
     def output_layout(self) -> Layout:

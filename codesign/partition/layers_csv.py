@@ -94,10 +94,9 @@ def _layer(row: Mapping[str, str | None], batch: int, where: str) -> Operator:
     name = (row["name"] or "").strip()
     if not name:
         raise InputError(f"{where}: the layer has no name; give it one")
-    sizes = {column: number(column) for column in COLUMNS[2:]}
-    if KINDS[kind] == "Gemm":
-        return _dense(name, batch, sizes)
-    return _convolution(name, batch, sizes, where)
+    if KINDS[kind] == "Gemm":  # has no kernel and no image
+        return _dense(name, batch, {column: number(column) for column in COLUMNS[2:5]})
+    return _convolution(name, batch, {column: number(column) for column in COLUMNS[2:]}, where)
 
 
 def _dense(name: str, batch: int, sizes: Mapping[str, int]) -> Operator:

@@ -104,6 +104,14 @@ def test_wrong_tables_name_the_line(tmp_path: Path) -> None:
             partition(PartitionRequest(layers=path, devices=2), Silent())
 
 
+def test_dense_layers_need_no_image(tmp_path: Path) -> None:
+    path = tmp_path / "layers.csv"
+    lines = ALEXNET.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "fc,dense,32,8,4,,,,,,,,"]))
+    result = partition(PartitionRequest(layers=path, devices=2, batch=4), Silent())
+    assert [row.name for row in result.layers] == ["fc"]
+
+
 def test_the_page_shows_how_space_goes_on_where_samples_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("codesign.flow.partition.SCALING_DEVICES", (1, 4, 16))
     request = PartitionRequest(layers=ALEXNET, devices=4, batch=4, with_scaling=True)
