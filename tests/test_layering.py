@@ -7,9 +7,12 @@ ROOT = Path(__file__).parent.parent
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"files", "progress", "config", "data_parallel"}),
-    frozenset({"factory"}),
+    frozenset({
+        "factory",
+        "solver",
+    }),  # partition and search solve the same programmes, and neither may import the other
     frozenset({"ir"}),
-    frozenset({"curvature", "quantization", "architecture", "hardware"}),
+    frozenset({"curvature", "quantization", "architecture", "hardware", "partition"}),
     frozenset({"plan"}),
     frozenset({"cost"}),
     frozenset({"pass_manager"}),

@@ -11,6 +11,7 @@ from codesign import __version__
 from codesign.cli.analyze import analyze
 from codesign.cli.device import calibrate, compile_network, measure
 from codesign.cli.listing import passes, profiles, targets
+from codesign.cli.partition import calibrate_link, partition
 from codesign.cli.price import allocate, simulate
 from codesign.cli.run import opt, run
 from codesign.errors import CodesignError
@@ -31,6 +32,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "measure": measure,
     "simulate": simulate,
     "calibrate": calibrate,
+    "calibrate-link": calibrate_link,
+    "partition": partition,
     "allocate": allocate,
     "targets": targets,
     "profiles": profiles,

@@ -63,10 +63,9 @@ def load_target(name_or_path: str) -> Target:
     with _located(name_or_path, TARGETS, "target") as path:
         target = load(Target, path)
         _check_name({"name": target.name}, path)
-        if target.profile not in profile_names() and not _is_path(target.profile):
-            raise InputError(
-                f"{path}: profile: no profile is named {target.profile!r}{closest(target.profile, profile_names())}"
-            )
+        for key, profile in (("profile", target.profile), *(("devices.profile", d.profile) for d in target.devices)):
+            if profile not in profile_names() and not _is_path(profile):
+                raise InputError(f"{path}: {key}: no profile is named {profile!r}{closest(profile, profile_names())}")
         return target
 
 

@@ -84,6 +84,46 @@ class Emulator(StrictModel):
 RunnerKind = Literal["local", "simulated", "rpc", "qemu-aarch64"]
 
 
+class TargetLink(StrictModel):
+    """What joins the devices of a target.
+
+    Attributes:
+        latency_s: Seconds to start a message.
+        bandwidth_bytes_per_s: Bytes that one device sends in a second.
+        energy_j_per_byte: Joules for one byte sent.
+        source: Where the numbers come from.
+    """
+
+    latency_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    bandwidth_bytes_per_s: Positive
+    energy_j_per_byte: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    source: Annotated[str, Field(min_length=3)]
+
+
+class DeviceGroup(StrictModel):
+    """Equal devices of a target.
+
+    Attributes:
+        name: Such as `big`.
+        profile: Name of their hardware profile.
+        count: How many there are.
+        speed: Their rates as a multiple of the profile's.
+        source: Where `speed` comes from; needed where it is not 1.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    profile: str
+    count: Annotated[int, Field(gt=0)] = 1
+    speed: Positive = 1.0
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _speed_has_a_source(self) -> "DeviceGroup":
+        if self.speed != 1.0 and not self.source:
+            raise ValueError("speed needs a source")
+        return self
+
+
 class Target(StrictModel):
     """A place to run a network.
 
@@ -98,6 +138,8 @@ class Target(StrictModel):
         rpc: How the device is reached, only for the runner `rpc`.
         qemu: What the emulator runs with, only for the runner `qemu-aarch64`.
         mesh_shape: Devices along each mesh axis.
+        link: What joins several devices; None for one.
+        devices: Devices that are not all alike, each with its profile; empty where all are as `profile` says.
         budget: Limits of the device itself, such as its flash.
     """
 
@@ -110,6 +152,8 @@ class Target(StrictModel):
     rpc: RpcServer | None = None
     qemu: Emulator | None = None
     mesh_shape: tuple[int, ...] = (1,)
+    link: TargetLink | None = None
+    devices: tuple[DeviceGroup, ...] = ()
     budget: Budget = Budget()
 
     @model_validator(mode="after")

@@ -8,9 +8,9 @@ from typing import Literal
 
 from codesign.errors import CodesignError
 from codesign.search.infeasible import infeasible
-from codesign.search.one_hot_model import ModelResult, OutOfTimeError, Row, minimise
 from codesign.search.problem import PEAK_METRICS, AllocationProblem, Bits, Choice, LayerOptions, order_of_bits
 from codesign.search.reduction import Reduced, reduce
+from codesign.solver.one_hot_model import ModelResult, OutOfTimeError, Row, minimise
 
 TIME_LIMIT_S = 60.0
 """Seconds after which the best choice so far is taken, with its gap; networks of 60 layers take about 0.5."""

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from codesign.search.one_hot_model import Row, Terms
 from codesign.search.problem import PEAK_METRICS, AllocationProblem, Bits, Choice, Group, total
+from codesign.solver.one_hot_model import Row, Terms
 
 
 @dataclass(frozen=True)

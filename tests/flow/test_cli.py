@@ -41,7 +41,7 @@ def test_help_needs_no_heavy_library(arguments: list[str]) -> None:
 def test_help_names_every_command(codesign: Codesign) -> None:
     code, printed = codesign("--help")
     assert code == 0
-    for name in ("run", "opt", "analyze", "allocate", "targets", "profiles", "passes"):
+    for name in ("run", "opt", "analyze", "partition", "calibrate-link", "allocate", "targets", "profiles", "passes"):
         assert f" {name} " in printed
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from codesign.errors import InfeasibleBudgetError, InputError
 from codesign.search.allocation_table import read_table
 from codesign.search.integer_program import least_total, solve
-from codesign.search.one_hot_model import OutOfTimeError
 from codesign.search.problem import AllocationProblem, Choice, LayerOption, LayerOptions
+from codesign.solver.one_hot_model import OutOfTimeError
 
 REFERENCE = Path(__file__).parents[2] / ".." / "shared" / "reference" / "hawq_v3_resnet18.json"
 METRICS = ("latency_s", "weight_bytes", "peak_memory_bytes")

@@ -83,7 +83,7 @@ def minimise(
     """
     sizes = [len(group) for group in objective]
     costs = np.concatenate([np.asarray(group, dtype=np.float64) for group in objective])
-    scale = _power_of_two(float(np.abs(costs).max()))
+    scale = power_of_two(float(np.abs(costs).max()))
     solver = _solver(costs * scale, sizes, rows, forbidden)
     solver.setOptionValue("time_limit", time_limit_s)
     solver.run()
@@ -116,7 +116,7 @@ def _solver(
         table[g, first[g] : first[g] + size] = 1.0
     for i, row in enumerate(rows, start=len(sizes)):
         coefficients = np.concatenate([np.asarray(group, dtype=np.float64) for group in row.coefficients])
-        scale = _power_of_two(max(abs(row.limit), float(coefficients.max())))
+        scale = power_of_two(max(abs(row.limit), float(coefficients.max())))
         table[i] = coefficients * scale
         upper[i] = row.limit * scale
     for i, picks in enumerate(forbidden, start=len(sizes) + len(rows)):
@@ -150,6 +150,13 @@ def _linear_programme(
     return programme
 
 
-def _power_of_two(largest: float) -> float:
-    """The power of two, so that scaling is exact, that brings a number near `SCALE`."""
+def power_of_two(largest: float) -> float:
+    """The power of two, so that scaling is exact, that brings a number near `SCALE`.
+
+    Args:
+        largest: The number.
+
+    Returns:
+        The factor.
+    """
     return math.ldexp(SCALE, -max(math.frexp(largest)[1], -1000)) if largest > 0 else SCALE
