@@ -58,8 +58,9 @@ class _Recipe:
     head_layers: int
 
 
-RECIPES = (_Recipe(KINDS, 64, 18, 3), _Recipe(LIGHT_KINDS, 256, 16, 12))
-"""Taken in turn: convolutional networks, and light ones that compile quickly."""
+CONVOLUTIONAL, LIGHT = _Recipe(KINDS, 64, 18, 3), _Recipe(LIGHT_KINDS, 256, 16, 12)
+RECIPES = (LIGHT, CONVOLUTIONAL, LIGHT)
+"""Taken in turn: light networks compile quickly and hold the kernels that networks at hand have few of."""
 
 
 @dataclass

@@ -44,6 +44,12 @@ class AmxLoops:
     passes: int
     weights: int
 
+    @property
+    def lanes(self) -> int:
+        """Channels that are finished at once: the largest power of two that divides a group's."""
+        width = self.channels * LANES
+        return width & -width
+
 
 def amx_applies(geometry: ConvGeometry, stored_in: int) -> bool:
     """Whether the kernel of a layer in integers uses tiles where the processor has them.

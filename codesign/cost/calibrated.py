@@ -28,6 +28,7 @@ MEMORY_TERMS = frozenset({
     "beyond_l1",
     "beyond_l2",
     "padding",
+    "amx_padding",
     "from_image",
     "read",
     "written",

@@ -20,13 +20,15 @@ A node that multiplies, with the loops of `kernel_tiles`:
     beyond_l2        the same for the second cache
     call             1
 
-In a kernel on AMX, whose loops are those of `amx_loops`, these stand for steps, products, loads, stalls, conflicts and
-tiles:
+In a kernel on AMX, whose loops are those of `amx_loops`, these stand for steps, products, loads, stalls, conflicts,
+tiles, epilogues and padding:
 
     amx_groups       groups of tiles                             setting sums to zero, storing them for the epilogue
     amx_steps        groups x steps of a sum                     loops and addresses
     amx_products     steps x tiles of sums x pixels of a tile    multiplying tiles, one row a cycle
     amx_loads        steps x rows of operands
+    amx_epilogues_L  vectors of outputs                          finishing L channels at once
+    amx_padding      cache lines copied                          the input with its padding
 
 In a product of a matrix and one row with weights below 8 bits that are taken apart in registers:
 
@@ -235,8 +237,8 @@ def _amx_terms(
         "amx_steps": steps,
         "amx_products": steps * amx.pixels * amx.channels * amx.rows,
         "amx_loads": steps * amx.loads,
-        "epilogues": float(amx.groups * amx.pixels * amx.channels * amx.rows),
-        "padding": loops.padded / COPIED_BYTES,
+        f"amx_epilogues_{amx.lanes}": float(amx.groups * amx.pixels * amx.channels * amx.rows),
+        "amx_padding": loops.padded / COPIED_BYTES,
         "from_image": float(node.input_elements) if loops.from_image else 0.0,
         "inputs_l2": amx.passes * float(node.input_elements) if node.input_elements > small / 2 else 0.0,
         **_beyond(_bytes(node, bits), small, large),
