@@ -1,12 +1,19 @@
-"""Schedules of kernels that Relax made of several operators: one loop, without memory for what lies between."""
+"""Schedules of kernels that Relax made of several operators: one loop, without memory for what lies between.
+
+Element-wise kernels become one loop over whole vectors: LLVM vectorises nests of loops for some shapes only, and 16
+floats took 8 ns instead of 1 for the others.
+"""
 
 from math import prod
 
 import tvm
 from tvm import tirx
+from tvm.ir import TensorRegion
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import SBlockRV, ScheduleError
+from tvm.s_tir.stmt import SBlock
 
+from codesign.backend.kernels.elementwise import vector_width
 from codesign.backend.kernels.row_statistics import MINIMUM_PARALLEL_ELEMENTS
 from codesign.backend.value_store import OPAQUE
 
@@ -29,15 +36,53 @@ def schedule_fused_kernels(module: tvm.IRModule, threads: int) -> tvm.IRModule:
 
 def _scheduled(function: tirx.PrimFunc, threads: int) -> tirx.PrimFunc:
     s = Schedule(function)
-    *between, last = s.get_child_blocks(s.get_sblock("root"))
+    blocks = s.get_child_blocks(s.get_sblock("root"))
+    elementwise = all(_is_elementwise(s.get(block)) for block in blocks)
+    *between, last = blocks
     for block in between:
         try:
             s.compute_inline(block)
         except ScheduleError:  # a reduction, or read by one
             return function
-    if threads > 1:
+    if elementwise and s.get_loops(last):
+        _in_vectors(s, last, threads)
+    elif threads > 1:
         _share(s, last, threads)
     return s.mod["main"]
+
+
+def _in_vectors(s: Schedule, block: SBlockRV, threads: int) -> None:
+    loops = s.get_loops(block)
+    row = int(s.get(loops[-1]).extent)
+    loop = s.fuse(*loops)
+    elements = int(s.get(loop).extent)
+    vectors, lanes = s.split(loop, [None, vector_width(elements, row)])
+    s.vectorize(lanes)
+    if threads > 1 and elements >= MINIMUM_PARALLEL_ELEMENTS:
+        s.parallel(vectors)
+
+
+def _is_elementwise(block: SBlock) -> bool:
+    """Whether a block writes one element a turn, and reads operands of its shape at that element, or single numbers."""
+    if block.init is not None or len(block.writes) != 1:
+        return False
+    turn = [axis.var for axis in block.iter_vars]
+    return _is_at(block.writes[0], turn) and all(_is_at(region, turn) or _is_one(region) for region in block.reads)
+
+
+def _is_at(region: TensorRegion, turn: "list[tirx.Var]") -> bool:
+    ranges = list(region.region)
+    return len(ranges) == len(turn) and all(
+        _is_number(part.extent, 1) and part.min.same_as(variable) for part, variable in zip(ranges, turn, strict=True)
+    )
+
+
+def _is_one(region: TensorRegion) -> bool:
+    return all(_is_number(part.extent, 1) and isinstance(part.min, tirx.IntImm) for part in region.region)
+
+
+def _is_number(value: tirx.Expr, number: int) -> bool:
+    return isinstance(value, tirx.IntImm) and int(value) == number
 
 
 def _share(s: Schedule, block: SBlockRV, threads: int) -> None:

@@ -108,7 +108,6 @@ def _build(
     from tvm import relax
 
     from codesign.backend.fused_kernels import schedule_fused_kernels
-    from codesign.backend.kernels.generic_elementwise import schedule_elementwise
     from codesign.backend.kernels.instruction_set import instruction_set
     from codesign.backend.relax_builder import build_module
 
@@ -123,7 +122,6 @@ def _build(
                 passes.FuseOps(),
                 passes.FuseTIR(),
             ])(built.module)
-            fused = schedule_elementwise(fused, frozenset(call.kernel for call in built.calls), threads)
             executable = relax.build(schedule_fused_kernels(fused, threads), target)
     except Exception as error:  # TVM raises a dozen classes without a common base
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
