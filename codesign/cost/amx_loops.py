@@ -30,6 +30,7 @@ class AmxLoops:
         channels: Tiles of channels in a group.
         depth: Bytes that a step sums over.
         loads: Rows of operands that a step loads.
+        split_loads: Of these, rows of inputs that lie across two cache lines, on average.
         passes: How often the whole input is read.
         weights: Weights as stored, rows of zeros included.
     """
@@ -41,6 +42,7 @@ class AmxLoops:
     channels: int
     depth: int
     loads: int
+    split_loads: float
     passes: int
     weights: int
 
@@ -66,13 +68,16 @@ def amx_applies(geometry: ConvGeometry, stored_in: int) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def amx_loops(height: int, width: int, kernel: tuple[int, int], stored_in: int, stored_out: int) -> AmxLoops:
+def amx_loops(
+    height: int, width: int, kernel: tuple[int, int], stride: int, stored_in: int, stored_out: int
+) -> AmxLoops:
     """Loops of the kernel.
 
     Args:
         height: Rows of the output; 1 where a 1x1 kernel treats all pixels as one row.
         width: Columns of the output.
         kernel: Height and width of the kernel.
+        stride: Columns of the input between those of the output.
         stored_in: Input channels as stored, a multiple of 4.
         stored_out: Output channels as stored, a multiple of 16.
 
@@ -102,6 +107,14 @@ def amx_loops(height: int, width: int, kernel: tuple[int, int], stored_in: int, 
         channels=channels,
         depth=depth,
         loads=pixels * rows + channels * depth // INNER * (pixels if channels > HELD_CHANNELS else 1),
+        split_loads=pixels * rows * _split_share(run, depth, count, stride * stored_in),
         passes=1 if all_channels_first else blocks // channels,
         weights=stored_out * kernel[0] * count * depth,
     )
+
+
+def _split_share(run: int, depth: int, count: int, pixel_bytes: int) -> float:
+    """Share of the rows of inputs, `depth` bytes each, that reach from one cache line into the next."""
+    starts = [min(part * depth, run - depth) for part in range(count)]
+    places = [(pixel * pixel_bytes + start) % TILE_BYTES for pixel in range(TILE_ROWS) for start in starts]
+    return sum(place + depth > TILE_BYTES for place in places) / len(places)

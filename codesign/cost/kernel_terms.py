@@ -27,6 +27,7 @@ tiles, epilogues and padding:
     amx_steps        groups x steps of a sum                     loops and addresses
     amx_products     steps x tiles of sums x pixels of a tile    multiplying tiles, one row a cycle
     amx_loads        steps x rows of operands
+    amx_split_loads  steps x rows of inputs across two cache lines
     amx_epilogues_L  vectors of outputs                          finishing L channels at once
     amx_padding      cache lines copied                          the input with its padding
 
@@ -63,6 +64,8 @@ POOLING = frozenset({"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPo
 FLOAT_BITS = 32
 PAGE, LINE = 4096, 64
 """Bytes between addresses of one set in first caches (they are indexed within a page), and of a line."""
+STORED_CHANNELS, IMAGE_CHANNELS = 16, 4
+"""Activations are stored in multiples of so many channels, but for the few of a network's input."""
 COPIED_BYTES = 64
 """Bytes that padding copies at once in kernels on AMX."""
 SHARED_STEPS = {2: 4, 3: 8, 4: 2, 5: 8, 6: 4}
@@ -168,7 +171,7 @@ def _multiplying_terms(
     element = bits.activation / 8
     steps = float(loops.tiles * loops.steps)
     tile_weights = loops.tile_weights * element
-    inputs = node.input_elements * element
+    inputs = _stored(node)[0] * element
     working_set = _bytes(node, bits)
     terms = {
         "call": 1.0,
@@ -237,6 +240,7 @@ def _amx_terms(
         "amx_steps": steps,
         "amx_products": steps * amx.pixels * amx.channels * amx.rows,
         "amx_loads": steps * amx.loads,
+        "amx_split_loads": steps * amx.split_loads,
         f"amx_epilogues_{amx.lanes}": float(amx.groups * amx.pixels * amx.channels * amx.rows),
         "amx_padding": loops.padded / COPIED_BYTES,
         "from_image": float(node.input_elements) if loops.from_image else 0.0,
@@ -251,11 +255,12 @@ def _amx_terms(
 def _moving_terms(node: NodeFacts, bits: Widths, memories: tuple[MemoryLevel, ...]) -> Mapping[str, float]:
     if node.fused_into is not None:
         return {"merged_elements": float(moved_elements(node))}
+    read, written = _stored(node)
     return {
         "call": 1.0,
-        "read": float(node.input_elements),
-        "written": float(node.output_elements),
-        f"{OPTIONAL}{node.op_type}": float(node.output_elements),
+        "read": read,
+        "written": written,
+        f"{OPTIONAL}{node.op_type}": written,
         **_beyond(_bytes(node, bits), *_capacities(memories)),
     }
 
@@ -298,7 +303,18 @@ def _beyond(size: float, small: float, large: float) -> Mapping[str, float]:
 def _bytes(node: NodeFacts, bits: Widths) -> float:
     """Bytes of a node's operands and results."""
     weights = packed_weight_bytes(node, bits) if node.weight_elements else 0
-    return (node.input_elements + node.output_elements) * bits.activation / 8 + weights
+    return sum(_stored(node)) * bits.activation / 8 + weights
+
+
+def _stored(node: NodeFacts) -> tuple[float, float]:
+    """Elements read and written, channels rounded up to whole vectors as kernels store them."""
+    loops = node.geometry or node.window
+    before, after = (loops.input_channels, loops.output_channels) if loops else (node.channels, node.channels)
+    return node.input_elements * _padding_factor(before), node.output_elements * _padding_factor(after)
+
+
+def _padding_factor(channels: int) -> float:
+    return -(-channels // STORED_CHANNELS) * STORED_CHANNELS / channels if channels > IMAGE_CHANNELS else 1.0
 
 
 def _capacities(memories: tuple[MemoryLevel, ...]) -> tuple[float, float]:

@@ -103,7 +103,7 @@ def tiled_loops(geometry: ConvGeometry, integers: bool, unit: VectorUnit) -> Til
         return _matrix_vector(stored_in, stored_out, inner, unit)
     size = (1, pixels) if flat else (rows * out_height, out_width)
     on_amx = unit.amx and integers and amx_applies(geometry, stored_in)
-    amx = amx_loops(*size, geometry.kernel, stored_in, stored_out) if on_amx else None
+    amx = amx_loops(*size, geometry.kernel, geometry.stride[1], stored_in, stored_out) if on_amx else None
     sizes = _Sizes(pixels if flat else out_width, stored_out // lanes, reduction, taps, group_out, geometry.groups)
     columns, blocks = _tile(sizes, unit)
     return TiledLoops(

@@ -66,6 +66,7 @@ class NodeFacts:
         fused_into: Name of the node whose kernel computes this one on the way out; None where it runs by itself.
         window: Loop bounds of a pooling node, each channel a group of its own; None for other nodes.
         network: What the whole network touches.
+        channels: Channels of its first result: the second axis of an image, the last one of rows; 0 where unknown.
     """
 
     name: str
@@ -82,6 +83,7 @@ class NodeFacts:
     fused_into: str | None = None
     window: ConvGeometry | None = None
     network: Footprint = field(default=Footprint(0, 0), repr=False)  # says nothing of the node itself
+    channels: int = field(default=0, repr=False)  # follows from its neighbours
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,16 @@ def _node_facts(node: ir.Node, live: int, root_of: Mapping[str, str], network: F
         fused_into=root_of.get(name),
         window=pooling_window_of(node),
         network=network,
+        channels=_channels(node),
     )
+
+
+def _channels(node: ir.Node) -> int:
+    shape = node.outputs[0].shape
+    if shape is None or len(shape) < 2 or not shape.is_static():
+        return 0
+    sizes = shape.numpy()
+    return sizes[1] if len(sizes) == 4 else sizes[-1]
 
 
 def _loss_increase(node: ir.Node) -> Mapping[BitWidths, float]:
