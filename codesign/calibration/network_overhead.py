@@ -51,7 +51,7 @@ def network_overhead(file: SampleFile, probes: Sequence[Probe], memories: tuple[
         The parts, 0 where the networks took no longer than their kernels.
     """
     by_name = {probe.name: probe for probe in probes}
-    known = [sample for sample in file.networks if sample.network in by_name]
+    known = [sample for sample in file.good_networks() if sample.network in by_name]
     if not known:
         return NetworkOverhead(0.0, 0.0, 0.0)
     latencies = np.asarray([sample.timing.seconds(file.usual_s()) for sample in known])

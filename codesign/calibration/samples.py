@@ -208,6 +208,16 @@ class SampleFile:
         """
         return usual_reference_s(self.timings())
 
+    def good_networks(self) -> list[NetworkSample]:
+        """Networks that were measured whole while the machine was itself.
+
+        Returns:
+            In the order of the file; all of them if most are not good, since the machine is then always like that.
+        """
+        usual_s = self.usual_s()
+        good = [sample for sample in self.networks if sample.timing.is_good(usual_s)]
+        return good if 2 * len(good) > len(self.networks) else list(self.networks)
+
     def kernels_s(self, network: str) -> float:
         """Sum of what the kernels of a network take by themselves, at the usual clock.
 

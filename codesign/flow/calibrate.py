@@ -291,11 +291,11 @@ def check_networks(profile: HardwareProfile, probes: Sequence[Probe], file: Samp
         file: How long they took.
 
     Returns:
-        One check a network; those with a node that the model cannot price are left out.
+        One check a network; those that the machine disturbed, or with a node that the model cannot price, are left out.
     """
     model, by_name = CalibratedModel(profile), {probe.name: probe for probe in probes}
     checks = []
-    for sample in file.networks:
+    for sample in file.good_networks():
         probe = by_name.get(sample.network)
         if probe is None:
             continue

@@ -79,7 +79,8 @@ def _run(folder: Path, interruption: Interruption | None) -> "subprocess.Complet
         how = (interruption.event, interruption.text, str(interruption.occurrence), str(interruption.number.value))
         command = [sys.executable, "-c", INTERRUPTING, *how]
     command += ["run", "run.toml"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False, env=os.environ)
+    own_cache = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}  # so that libraries are compiled, not found
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False, env=own_cache)
 
 
 def _train_and_compile_with_tvm(folder: Path) -> None:
