@@ -131,6 +131,15 @@ def test_a_run_killed_at_every_step_ends_as_one_that_was_not(
     assert not list(run.rglob("*.partial*"))
     finished = _finished(whole / "runs" / "tiny")
     steps = {name.split("/")[1] for name in finished if name.startswith("steps/")}
-    assert steps == {"train.json", "lower.json", "annotate.json", "search.json", "apply", "compile", "measure"}
+    assert steps == {
+        "train.json",
+        "lower.json",
+        "annotate.json",
+        "search.json",
+        "apply",
+        "compile",
+        "measure",
+        "layers",
+    }
     assert _run(whole, None).returncode == 0
     assert _finished(whole / "runs" / "tiny") == finished
