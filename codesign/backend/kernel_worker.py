@@ -14,18 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import tvm
-from numpy.typing import NDArray
 from tvm import relax
 
 from codesign.backend.kernel_table import KernelArgument, KernelCall
 from codesign.backend.kernel_timing import NETWORK, read_request
-from codesign.backend.timed_rows import Samples, timed_rows
+from codesign.backend.timed_rows import (
+    NETWORK_SAMPLES,
+    Samples,
+    in_place,
+    kernel_samples,
+    operand_values,
+    timed_rows,
+)
 from codesign.hardware.amx_permission import request_amx
 
 WARM_UP = 3
 """Runs of a network before it is timed."""
-NETWORK_SAMPLES = 10
-"""A sample of a whole network lasts so many times that of a kernel."""
 PAGE, LINE = 4096, 64
 """Bytes; a network's memory plan also aligns operands to cache lines."""
 
@@ -67,29 +71,16 @@ class Timer:
             How to take a number of samples in seconds a call.
         """
         operands = [self._placed(argument) for argument in call.arguments]
-        once = self.library.time_evaluator(call.kernel, self.device, number=1, repeat=3)(*operands)
-        number = max(1, math.ceil(self.sample_s / max(min(once.results), 1e-9)))
-
-        def samples(repeats: int) -> list[float]:
-            timed = self.library.time_evaluator(call.kernel, self.device, number=number, repeat=repeats)
-            return [float(seconds) for seconds in timed(*operands).results]
-
-        return samples
+        return kernel_samples(self.library, call.kernel, self.device, operands, self.sample_s)
 
     def _placed(self, argument: KernelArgument) -> tvm.runtime.Tensor:
         """An operand at a random distance from a page's start, in a piece of memory of its own."""
-        values = self._values(argument)
+        values = operand_values(argument, self.random)
         memory = np.zeros(values.nbytes + 2 * PAGE, np.uint8)
         start = -memory.ctypes.data % PAGE + int(self.random.integers(PAGE // LINE)) * LINE
         operand = memory[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
         operand[...] = values
         return tvm.runtime.from_dlpack(operand)
-
-    def _values(self, argument: KernelArgument) -> "NDArray[np.generic]":
-        """Numbers away from denormals; untouched memory of zeros would all be one page in the cache."""
-        if argument.dtype.startswith("float"):
-            return self.random.uniform(0.5, 1.0, argument.shape).astype(argument.dtype)
-        return self.random.integers(0, 100, argument.shape).astype(argument.dtype)
 
 
 def _network(library: str, shape: tuple[int, ...], sample_s: float) -> Samples:
@@ -141,16 +132,12 @@ def main(path: str) -> None:
     for call in request.calls:
         if call.kernel == NETWORK:
             network = _network(request.library, call.arguments[0].shape, NETWORK_SAMPLES * request.sample_s)
-            timing = timed_rows(NETWORK, functools.partial(_same, network), reference, *rows)
+            timing = timed_rows(NETWORK, in_place(network), reference, *rows)
         elif timer.holds(call):
             timing = timed_rows(call.kernel, functools.partial(timer.prepared, call), reference, *rows)
         else:
             continue
         print(json.dumps(asdict(timing)), flush=True)
-
-
-def _same(samples: Samples) -> Samples:
-    return samples
 
 
 if __name__ == "__main__":

@@ -12,20 +12,23 @@ from pathlib import Path
 
 import numpy as np
 import tvm
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from tvm.runtime.vm import VirtualMachine
 
-from codesign.backend.kernel_table import KernelArgument, KernelCall
+from codesign.backend.kernel_table import KernelCall
 from codesign.backend.kernel_timing import NETWORK
 from codesign.backend.rpc_request import TimeRequest
 from codesign.backend.rpc_session import open_session
 from codesign.backend.staged_process import tell
-from codesign.backend.timed_rows import Samples, timed_rows
+from codesign.backend.timed_rows import (
+    NETWORK_SAMPLES,
+    Samples,
+    in_place,
+    kernel_samples,
+    operand_values,
+    timed_rows,
+)
 from codesign.errors import InputError
-
-NETWORK_SAMPLES = 10
-"""A sample of a whole network lasts so many times that of a kernel."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,10 @@ class _Timer:
 
     def prepared(self, call: KernelCall) -> Samples:
         """Puts operands on the device; tells how to take a number of samples, in seconds a call."""
-        operands = [tvm.runtime.tensor(self._values(argument), self.device) for argument in call.arguments]
-        once = self.module.time_evaluator(call.kernel, self.device, number=1, repeat=3)(*operands)
-        number = max(1, math.ceil(self.sample_s / max(min(once.results), 1e-9)))
-
-        def samples(repeats: int) -> list[float]:
-            timed = self.module.time_evaluator(call.kernel, self.device, number=number, repeat=repeats)
-            return [float(seconds) for seconds in timed(*operands).results]
-
-        return samples
+        operands = [
+            tvm.runtime.tensor(operand_values(argument, self.random), self.device) for argument in call.arguments
+        ]
+        return kernel_samples(self.module, call.kernel, self.device, operands, self.sample_s)
 
     def network(self, library: tvm.runtime.Module, shape: tuple[int, ...]) -> Samples:
         """How to take a number of samples of a whole network, in seconds a run."""
@@ -60,12 +58,6 @@ class _Timer:
             return [float(seconds) for seconds in timed().results]
 
         return samples
-
-    def _values(self, argument: KernelArgument) -> NDArray[np.generic]:
-        """Numbers away from denormals."""
-        if argument.dtype.startswith("float"):
-            return self.random.uniform(0.5, 1.0, argument.shape).astype(argument.dtype)
-        return self.random.integers(0, 100, argument.shape).astype(argument.dtype)
 
 
 def main(path: str) -> None:
@@ -87,16 +79,12 @@ def main(path: str) -> None:
     for call in request.calls:
         if call.kernel == NETWORK:
             network = timer.network(session.modules[2], call.arguments[0].shape)
-            timing = timed_rows(NETWORK, functools.partial(_same, network), reference, *rows)
+            timing = timed_rows(NETWORK, in_place(network), reference, *rows)
         elif timer.module.implements_function(call.kernel):
             timing = timed_rows(call.kernel, functools.partial(timer.prepared, call), reference, *rows)
         else:
             continue
         tell(**asdict(timing))
-
-
-def _same(samples: Samples) -> Samples:
-    return samples
 
 
 if __name__ == "__main__":

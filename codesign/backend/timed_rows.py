@@ -1,11 +1,21 @@
 """Takes rows of samples of a kernel between samples of the reference kernel, wherever the kernels run."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.backend.kernel_table import KernelArgument
 from codesign.backend.kernel_timing import KernelTiming
 
+if TYPE_CHECKING:
+    import tvm
+
 REFERENCE_REPEATS = 5
+NETWORK_SAMPLES = 10
+"""A sample of a whole network lasts so many times that of a kernel."""
 Samples = Callable[[int], list[float]]
 """Takes a number of samples, in seconds a call."""
 
@@ -34,3 +44,59 @@ def timed_rows(
         timing = KernelTiming(kernel, tuple(rows), tuple(references))
         if len(timing.good_rows(math.inf if usual_s is None else usual_s)) == placements or len(rows) == 2 * placements:
             return timing
+
+
+def kernel_samples(
+    library: "tvm.runtime.Module",
+    kernel: str,
+    device: "tvm.runtime.Device",
+    operands: "Sequence[tvm.runtime.Tensor]",
+    sample_s: float,
+) -> Samples:
+    """How to time a kernel in the loop of TVM's `time_evaluator`, which runs where the kernel runs.
+
+    Args:
+        library: What holds it.
+        kernel: Name of the function.
+        device: Where it runs.
+        operands: Its arguments, on that device.
+        sample_s: Seconds of a sample: as many calls as fit, at least one.
+
+    Returns:
+        Takes samples.
+    """
+    once = library.time_evaluator(kernel, device, number=1, repeat=3)(*operands)
+    number = max(1, math.ceil(sample_s / max(min(once.results), 1e-9)))
+
+    def samples(repeats: int) -> list[float]:
+        timed = library.time_evaluator(kernel, device, number=number, repeat=repeats)
+        return [float(seconds) for seconds in timed(*operands).results]
+
+    return samples
+
+
+def operand_values(argument: KernelArgument, random: np.random.Generator) -> NDArray[np.generic]:
+    """Numbers away from denormals; untouched memory of zeros would all be one page in the cache.
+
+    Args:
+        argument: Shape and type.
+        random: Source of the numbers.
+
+    Returns:
+        An array.
+    """
+    if argument.dtype.startswith("float"):
+        return random.uniform(0.5, 1.0, argument.shape).astype(argument.dtype)
+    return random.integers(0, 100, argument.shape).astype(argument.dtype)
+
+
+def in_place(samples: Samples) -> Callable[[], Samples]:
+    """Rows of something that is not placed anew.
+
+    Args:
+        samples: Takes samples.
+
+    Returns:
+        Gives `samples` for every row.
+    """
+    return lambda: samples

@@ -45,6 +45,8 @@ def calibration_tables(result: CalibrationResult) -> tuple[Table, ...]:
         "measured",
         "error",
         title="Whole networks: calibrated model against measurement at the same clock",
+        caption=f"{len(result.networks)} of {len(result.measured.file.networks)} networks measured; the others were "
+        f"disturbed, belong to another request, or need kernels that were not measured.",
     )
     for check in result.networks:
         error = check.predicted_s / check.measured_s - 1
