@@ -15,6 +15,7 @@ from codesign.ir.normalization import OPSET, SEQUENCE_OPERATORS, normalize
 from codesign.ir.onnx_to_torch import TorchGraph
 from codesign.ir.operators import refuse_unsupported
 from codesign.ir.program import Program
+from codesign.ir.traced_lowering import traced_graph
 
 EXPORT_OPSETS = range(18, 24)
 """Opsets that torch's exporter writes."""
@@ -23,7 +24,9 @@ RELATIVE_ERROR = 1e-4
 
 
 def lower_module(module: nn.Module, input_shape: tuple[int, ...], opset: int = OPSET) -> Program:
-    """Lowers a module to ONNX with torch's exporter, normalises the graph and checks it against the module.
+    """Lowers a module to ONNX, normalises the graph and checks it against the module.
+
+    Convolutional networks of well-known layers are lowered by `traced_graph`, all others by torch's exporter.
 
     The module itself is left alone: a copy in eval mode, in float32 on the CPU, is lowered and kept in the program.
 
@@ -31,7 +34,7 @@ def lower_module(module: nn.Module, input_shape: tuple[int, ...], opset: int = O
         module: A network of one float input `[N, ...]` and one output `[N, classes]` or `[N, ..., classes]`, which
             treats the samples of a batch independently.
         input_shape: Shape of one input, the batch of one included: `(1, 3, 32, 32)`.
-        opset: What the exporter writes, 18 to 23; older than 21 is converted to 21.
+        opset: What the exporter writes, 18 to 23; older than 21 is converted to 21. Others than 21 are always exported.
 
     Returns:
         The program.
@@ -52,7 +55,9 @@ def lower_module(module: nn.Module, input_shape: tuple[int, ...], opset: int = O
         raise InputError(
             f"{name}: gives {list(single.shape)} for an input of {list(input_shape)}; it must give [1, ..., classes]"
         )
-    program = _program(_export(network, examples[:1], opset, name), network, examples, name)
+    traced = traced_graph(network, input_shape) if opset == OPSET else None
+    model = _export(network, examples[:1], opset, name) if traced is None else traced
+    program = _program(model, network, examples, name)
     if not _takes_batches(network, examples):
         raise InputError(
             f"{name}: a batch of two gives other results than two single samples; "
