@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ from codesign.hardware.target import Budget
 from codesign.quantization.scheme import ACTIVATION_BITS, WEIGHT_BITS, RangeRule
 from codesign.training.options import Preprocessing, TrainingOptions
 
+SectionT = TypeVar("SectionT", bound=StrictModel)
 Count = Annotated[int, Field(gt=0)]
 Metric = Literal["latency_s", "energy_j", "weight_bytes", "peak_memory_bytes", "bops"]
 
@@ -194,11 +195,25 @@ def load_run_file(path: Path, settings: Sequence[str] = ()) -> RunFile:
     Returns:
         The run.
     """
+    return load_settings(RunFile, path, settings)
+
+
+def load_settings(kind: type[SectionT], path: Path, settings: Sequence[str]) -> SectionT:
+    """Reads a TOML file and applies `key=value` settings over it.
+
+    Args:
+        kind: What the file describes.
+        path: The file.
+        settings: Such as `search.evaluations=20`; the value is TOML, or else taken as text.
+
+    Returns:
+        The values.
+    """
     values = config.read_toml(path)
     for setting in settings:
         _apply(values, setting)
     source = str(path) if not settings else f"{path} (with --set)"
-    return config.validate(RunFile, values, source)
+    return config.validate(kind, values, source)
 
 
 def _apply(values: dict[str, object], setting: str) -> None:

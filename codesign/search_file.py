@@ -1,0 +1,99 @@
+"""The run file of `codesign search`: a space of architectures, data, and one or more targets, in TOML."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from codesign.architecture.space_file import SpaceSection
+from codesign.config import StrictModel
+from codesign.hardware.target import Budget
+from codesign.run_file import Count, DataSection, MeasureSection, QuantizationSection, load_settings
+from codesign.training.elastic_options import ElasticOptions
+
+Traded = Literal["latency_s", "energy_j", "memory_bytes"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class JointSection(StrictModel):
+    """`[search]`: how architectures, widths and places are looked for.
+
+    Attributes:
+        sampler: `nsga2` (evolution), `tpe`, `random`, or `exhaustive` for small spaces.
+        trials: Networks that are evaluated for each target, at most; None where `seconds` ends the search.
+        seconds: Time after which no trial begins, for each target.
+        device_seconds: Time that finalists may spend on the device, for each target; the best ones come first.
+        metrics: What is traded against the loss.
+        points: Networks of each variant and metric that `exhaustive` evaluates.
+        limits: What every network must keep.
+        finalists: Networks of the front that are compiled and measured.
+        finetune_epochs: Epochs that each finalist is trained by itself, at its widths; 0 for none.
+        calibration_batches: Batches of training images from which a variant's BatchNorm statistics are taken.
+    """
+
+    sampler: Literal["nsga2", "tpe", "random", "exhaustive"] = "nsga2"
+    trials: Count | None = 100
+    seconds: Positive | None = None
+    device_seconds: Positive | None = None
+    metrics: Annotated[tuple[Traded, ...], Field(min_length=1)] = ("latency_s", "energy_j", "memory_bytes")
+    points: Count = 4
+    limits: Budget = Budget()
+    finalists: Annotated[int, Field(ge=0)] = 4
+    finetune_epochs: Annotated[int, Field(ge=0)] = 0
+    calibration_batches: Count = 8
+
+    @model_validator(mode="after")
+    def _ends(self) -> "JointSection":
+        if self.trials is None and self.seconds is None and self.sampler != "exhaustive":
+            raise ValueError("the search would never end; give trials, seconds or both")
+        if len(set(self.metrics)) != len(self.metrics):
+            raise ValueError("metrics names a metric twice")
+        return self
+
+
+class SearchFile(StrictModel):
+    """One joint search.
+
+    Attributes:
+        name: Names the run's folder.
+        targets: Names of targets, or paths of targets' TOML files.
+        seed: Source of all randomness.
+        space: Architectures.
+        elastic: How the weights that all of them share are trained.
+        data: Samples.
+        quantization: Widths and quantisers.
+        search: How to look.
+        measure: How finalists are measured.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("host-cpu",)
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    space: SpaceSection
+    elastic: ElasticOptions
+    data: DataSection
+    quantization: QuantizationSection = QuantizationSection(hessian_samples=0, sensitivity_samples=64)
+    search: JointSection = JointSection()
+    measure: MeasureSection = MeasureSection()
+
+    @model_validator(mode="after")
+    def _targets_differ(self) -> "SearchFile":
+        if len(set(self.targets)) != len(self.targets):
+            raise ValueError("targets names one twice")
+        return self
+
+
+def load_search_file(path: Path, settings: Sequence[str] = (), targets: Sequence[str] = ()) -> SearchFile:
+    """Reads the run file of a search.
+
+    Args:
+        path: The TOML file.
+        settings: `key=value` pairs that replace what the file says.
+        targets: Targets instead of the file's; none for those.
+
+    Returns:
+        The search.
+    """
+    changes = [*settings, *([f"targets={list(targets)!r}"] if targets else [])]
+    return load_settings(SearchFile, path, changes)
