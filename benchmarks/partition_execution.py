@@ -7,7 +7,8 @@ from curvature_setup import Bar, Part, print_table
 from torch import nn
 
 from codesign.architecture.resnet_cifar import resnet20
-from codesign.architecture.squeezenext import SqueezeNext, SqueezeNextConfig, Stage, Stem
+from codesign.architecture.squeezenext import SqueezeNext
+from codesign.architecture.squeezenext_config import SqueezeNextConfig, Stage, Stem
 from codesign.ir.lowering import lower_module
 from codesign.ir.program import Program
 from codesign.partition.execution_plan import execution_plan, random_plan

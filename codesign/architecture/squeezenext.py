@@ -4,91 +4,27 @@ Every convolution is followed by BatchNorm and ReLU and has no bias, as in the n
 also apply ReLU to the sum at the end of a block; a sum of two ReLU outputs is never negative, so it is left out here.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from codesign.errors import InputError
+from codesign.architecture.squeezenext_config import (
+    SqueezeNextConfig,
+    Stage,
+    Stem,
+    imagenet_config,
+    squeezed_channels,
+)
 
-Entrance = Literal["parallel", "single"]
-"""How a stage begins. `parallel`: the first block's shortcut and first squeeze are two strided 1x1 convolutions of the
-stage's input. `single`: one strided 1x1 convolution to the stage's width comes first, and all blocks are alike."""
-
-
-@dataclass(frozen=True)
-class Stem:
-    """The convolution that sees the image.
-
-    Attributes:
-        channels: Output channels.
-        kernel: Side of the square kernel.
-        stride: Step of the convolution.
-        padding: Zeros on each side.
-        pool: Whether a 3x3 max pool with stride 2 follows (sizes rounded up).
-    """
-
-    channels: int
-    kernel: int
-    stride: int = 1
-    padding: int = 0
-    pool: bool = False
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Blocks of one width.
-
-    Attributes:
-        width: Output channels C of every block; a multiple of 4.
-        blocks: Number of blocks.
-        stride: Step of the stage's first convolutions.
-    """
-
-    width: int
-    blocks: int
-    stride: int = 2
-
-
-@dataclass(frozen=True)
-class SqueezeNextConfig:
-    """All that defines a SqueezeNext network.
-
-    Attributes:
-        stem: First convolution.
-        stages: The stages, in order.
-        tail_channels: Width of the 1x1 convolution before the mean over positions: a bottleneck that keeps the
-            classifier small.
-        classes: Number of logits.
-        image_channels: Channels of the input.
-        groups: Groups of the first squeeze and of both separable convolutions.
-        entrance: How a stage begins.
-    """
-
-    stem: Stem
-    stages: tuple[Stage, ...]
-    tail_channels: int = 128
-    classes: int = 1000
-    image_channels: int = 3
-    groups: int = 1
-    entrance: Entrance = "parallel"
-
-    def __post_init__(self) -> None:
-        sizes = [self.stem.channels, self.stem.kernel, self.stem.stride, self.tail_channels, self.classes]
-        sizes += [self.image_channels, self.groups]
-        sizes += [size for stage in self.stages for size in (stage.width, stage.blocks, stage.stride)]
-        if min(sizes) < 1 or not self.stages:
-            raise InputError(
-                f"SqueezeNext: needs a stage and sizes of at least 1, got {self}; correct the configuration"
-            )
-        for stage in self.stages:
-            if stage.width % 4 or (stage.width // 4) % self.groups:
-                raise InputError(
-                    f"SqueezeNext: a stage width must be a multiple of 4 * groups = {4 * self.groups}, "
-                    f"got {stage.width}; choose another width"
-                )
+_BLOCKS_23 = (6, 6, 8, 1)
+"""Blocks per stage of the 23 networks as released: 21, and with stem and tail 23."""
+_BLOCKS_44 = (12, 12, 16, 2)
+"""Blocks per stage of the 44 networks, which are not published. Every stage of 23 doubled gives 42 blocks, and 1.24,
+2.57 and 4.43 million parameters at widths 1.0, 1.5 and 2.0, where the paper prints 1.2, 2.6 and 4.4."""
+_BLOCKS_34 = (9, 9, 12, 2)
+"""Blocks per stage of the 34 networks, which are not published. One and a half times each stage of 23, the last rounded
+up, gives 32 blocks, and 1.05, 2.16 and 3.69 million parameters where the paper prints 1.0, 2.1 and 3.8. No choice of 32
+blocks over the four stages rounds to all three of those; the closest are 0.08 million off."""
 
 
 class ConvUnit(nn.Module):
@@ -123,7 +59,8 @@ class ConvUnit(nn.Module):
 class SqueezeNextBlock(nn.Module):
     """Two-stage squeeze, separable pair, expansion, shortcut.
 
-    With C output channels: 1x1 to C/2, 1x1 to C/4, 3x1 (or 1x3) to C/2, the other one to C/2, 1x1 to C, plus shortcut.
+    With C output channels and ratio r: 1x1 to r C, 1x1 to r C / 2, 3x1 (or 1x3) to r C, the other one to r C, 1x1 to C,
+    plus shortcut.
     """
 
     def __init__(
@@ -134,10 +71,11 @@ class SqueezeNextBlock(nn.Module):
         vertical_first: bool,
         stride: int = 1,
         groups: int = 1,
+        squeeze: float = 0.5,
         project: bool = False,
     ) -> None:
         super().__init__()
-        half, quarter = width // 2, width // 4
+        half, quarter = squeezed_channels(width, squeeze, groups)
         first, second = ((3, 1), (1, 3)) if vertical_first else ((1, 3), (3, 1))
         self.shortcut = ConvUnit(in_channels, width, stride=stride) if project else nn.Identity()
         self.squeeze1 = ConvUnit(in_channels, half, stride=stride, groups=groups)
@@ -194,30 +132,9 @@ class SqueezeNext(nn.Module):
         return logits
 
 
-def imagenet_config(
-    blocks: tuple[int, int, int, int], stem_kernel: int, entrance: Entrance, width_multiplier: int = 1, groups: int = 1
-) -> SqueezeNextConfig:
-    """The published family for 227x227 images: stages 32, 64, 128, 256 behind a strided stem of 64 channels.
-
-    Args:
-        blocks: Blocks of each stage.
-        stem_kernel: Side of the stem's kernel: 7, or 5 in the networks redesigned for hardware.
-        entrance: How a stage begins.
-        width_multiplier: Widens the stages; stem and tail stay as they are.
-        groups: 2 in the published `G` networks.
-
-    Returns:
-        The configuration.
-    """
-    widths = tuple(width_multiplier * width for width in (32, 64, 128, 256))
-    strides = (1, 2, 2, 2)
-    stages = tuple(Stage(*sizes) for sizes in zip(widths, blocks, strides, strict=True))
-    return SqueezeNextConfig(Stem(64, stem_kernel, stride=2, pool=True), stages, groups=groups, entrance=entrance)
-
-
 def squeezenext_23() -> SqueezeNext:
     """1.0-SqNxt-23: 706,728 weights and 278.0 million multiply-accumulates for a 227x227 image."""
-    return SqueezeNext(imagenet_config((6, 6, 8, 1), 7, "parallel"))
+    return SqueezeNext(imagenet_config(_BLOCKS_23, 7, "parallel"))
 
 
 def squeezenext_23_v2() -> SqueezeNext:
@@ -226,7 +143,7 @@ def squeezenext_23_v2() -> SqueezeNext:
     How stages of v2, v3 and v4 begin is not published. The single entrance is taken because it alone gives the three of
     them, and v5, the same number of multiply-accumulates, as the paper's table has it.
     """
-    return SqueezeNext(imagenet_config((6, 6, 8, 1), 5, "single"))
+    return SqueezeNext(imagenet_config(_BLOCKS_23, 5, "single"))
 
 
 def squeezenext_23_v3() -> SqueezeNext:
@@ -242,6 +159,56 @@ def squeezenext_23_v4() -> SqueezeNext:
 def squeezenext_23_v5() -> SqueezeNext:
     """1.0-SqNxt-23v5: most blocks in the third stage; 916,648 weights, 224.9 million multiply-accumulates."""
     return SqueezeNext(imagenet_config((2, 4, 14, 1), 5, "single"))
+
+
+def squeezenext_23_g() -> SqueezeNext:
+    """1.0-G-SqNxt-23: groups of 2 in three convolutions of every block; 532,520 weights."""
+    return SqueezeNext(imagenet_config(_BLOCKS_23, 7, "parallel", groups=2))
+
+
+def squeezenext_23_x1_5() -> SqueezeNext:
+    """1.5-SqNxt-23: stages 1.5 times as wide; 1,390,248 weights."""
+    return SqueezeNext(imagenet_config(_BLOCKS_23, 7, "parallel", 1.5))
+
+
+def squeezenext_23_x2() -> SqueezeNext:
+    """2.0-SqNxt-23: stages twice as wide; 2,340,008 weights."""
+    return SqueezeNext(imagenet_config(_BLOCKS_23, 7, "parallel", 2))
+
+
+def squeezenext_23_v5_x2() -> SqueezeNext:
+    """2.0-SqNxt-23v5: stages twice as wide; 3,195,560 weights."""
+    return SqueezeNext(imagenet_config((2, 4, 14, 1), 5, "single", 2))
+
+
+def squeezenext_34() -> SqueezeNext:
+    """1.0-SqNxt-34; see `_BLOCKS_34` for what is known of its depth."""
+    return SqueezeNext(imagenet_config(_BLOCKS_34, 7, "parallel"))
+
+
+def squeezenext_34_x1_5() -> SqueezeNext:
+    """1.5-SqNxt-34; see `_BLOCKS_34`."""
+    return SqueezeNext(imagenet_config(_BLOCKS_34, 7, "parallel", 1.5))
+
+
+def squeezenext_34_x2() -> SqueezeNext:
+    """2.0-SqNxt-34; see `_BLOCKS_34`."""
+    return SqueezeNext(imagenet_config(_BLOCKS_34, 7, "parallel", 2))
+
+
+def squeezenext_44() -> SqueezeNext:
+    """1.0-SqNxt-44; see `_BLOCKS_44` for how its depth was found."""
+    return SqueezeNext(imagenet_config(_BLOCKS_44, 7, "parallel"))
+
+
+def squeezenext_44_x1_5() -> SqueezeNext:
+    """1.5-SqNxt-44; see `_BLOCKS_44`."""
+    return SqueezeNext(imagenet_config(_BLOCKS_44, 7, "parallel", 1.5))
+
+
+def squeezenext_44_x2() -> SqueezeNext:
+    """2.0-SqNxt-44; see `_BLOCKS_44`."""
+    return SqueezeNext(imagenet_config(_BLOCKS_44, 7, "parallel", 2))
 
 
 def squeezenext_cifar() -> SqueezeNext:
@@ -274,9 +241,10 @@ def _stage(in_channels: int, stage: Stage, config: SqueezeNextConfig) -> nn.Sequ
             SqueezeNextBlock(
                 in_channels,
                 stage.width,
-                vertical_first=index % 2 == 0,
+                vertical_first=config.vertical_first(index),
                 stride=stride,
                 groups=config.groups,
+                squeeze=config.squeeze,
                 project=project,
             )
         )

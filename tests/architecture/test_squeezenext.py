@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from codesign.architecture.squeezenext import (
-    Entrance,
     SqueezeNext,
     SqueezeNextBlock,
-    SqueezeNextConfig,
-    Stage,
-    Stem,
-    imagenet_config,
     squeezenext_23,
     squeezenext_23_v2,
     squeezenext_23_v3,
@@ -24,6 +19,7 @@ from codesign.architecture.squeezenext import (
     squeezenext_cifar,
     squeezenext_digits,
 )
+from codesign.architecture.squeezenext_config import Entrance, SqueezeNextConfig, Stage, Stem, imagenet_config
 from codesign.errors import InputError
 
 BASELINE, V5 = (6, 6, 8, 1), (2, 4, 14, 1)
