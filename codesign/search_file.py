@@ -10,7 +10,7 @@ from codesign.architecture.space_file import SpaceSection
 from codesign.config import StrictModel
 from codesign.hardware.target import Budget
 from codesign.run_file import Count, DataSection, MeasureSection, QuantizationSection, load_settings
-from codesign.training.elastic_options import ElasticOptions
+from codesign.training.options import ElasticOptions
 
 Traded = Literal["latency_s", "energy_j", "memory_bytes"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -29,7 +29,7 @@ class JointSection(StrictModel):
         limits: What every network must keep.
         finalists: Networks of the front that are compiled and measured.
         finetune_epochs: Epochs that each finalist is trained by itself, at its widths; 0 for none.
-        calibration_batches: Batches of training images from which a variant's BatchNorm statistics are taken.
+        calibration_samples: Training images from which a variant's BatchNorm statistics are taken.
     """
 
     sampler: Literal["nsga2", "tpe", "random", "exhaustive"] = "nsga2"
@@ -41,7 +41,7 @@ class JointSection(StrictModel):
     limits: Budget = Budget()
     finalists: Annotated[int, Field(ge=0)] = 4
     finetune_epochs: Annotated[int, Field(ge=0)] = 0
-    calibration_batches: Count = 8
+    calibration_samples: Annotated[int, Field(ge=2)] = 1024
 
     @model_validator(mode="after")
     def _ends(self) -> "JointSection":

@@ -14,6 +14,7 @@ from codesign.cli.listing import passes, profiles, targets
 from codesign.cli.partition import calibrate_link, partition
 from codesign.cli.price import allocate, simulate
 from codesign.cli.run import opt, run
+from codesign.cli.search import search
 from codesign.errors import CodesignError
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
+    "search": search,
     "opt": opt,
     "analyze": analyze,
     "compile": compile_network,

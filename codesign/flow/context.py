@@ -32,39 +32,68 @@ class RunData:
         section: What the run file says.
         splits: Training, calibration, search and test data.
         test_sets: By name, the main one first.
+        image_size: Height and width that images are brought to after preprocessing; None for that of the files.
     """
 
     section: DataSection
     splits: Splits
     test_sets: Mapping[str, Dataset]
+    image_size: tuple[int, int] | None = None
 
     @cached_property
     def calibration(self) -> CalibrationData:
         """Preprocessed calibration samples."""
         split = self.splits.calibration
-        return CalibrationData(preprocess(split.images, self.section.preprocessing), split.labels)
+        return CalibrationData(self.prepared(split), split.labels)
 
     @cached_property
     def search_images(self) -> NDArray[np.float32]:
         """Preprocessed search samples, `[N, ...]`."""
-        return preprocess(self.splits.search.images, self.section.preprocessing)
+        return self.prepared(self.splits.search)
 
     @cached_property
     def test_images(self) -> NDArray[np.float32]:
         """Preprocessed samples of all test sets, one after the other, `[N, ...]`."""
-        return np.concatenate([preprocess(d.images, self.section.preprocessing) for d in self.test_sets.values()])
+        return np.concatenate([self.prepared(dataset) for dataset in self.test_sets.values()])
+
+    @cached_property
+    def training_without_search(self) -> Dataset:
+        """What weights may be trained on where whole networks are compared on search samples: all other samples."""
+        indices = self.splits.indices
+        others = ~np.isin(np.asarray(indices.training), np.asarray(indices.search))
+        return self.splits.training.subset(np.flatnonzero(others))
+
+    def prepared(self, dataset: Dataset) -> NDArray[np.float32]:
+        """Preprocesses a data set and brings its images to `image_size`.
+
+        Args:
+            dataset: Any of them.
+
+        Returns:
+            `[N, ...]`.
+        """
+        images = preprocess(dataset.images, self.section.preprocessing)
+        if self.image_size is None:
+            return images
+        import torch
+
+        from codesign.training.resolution import at_resolution
+
+        scaled: NDArray[np.float32] = at_resolution(torch.from_numpy(images), (*images.shape[:2], *self.image_size)).numpy()
+        return scaled
 
     @cached_property
     def tuning_digest(self) -> str:
         """Digest of what decisions are made on."""
         splits = self.splits
-        return digest_of(splits.calibration.digest, splits.search.digest, self.section.preprocessing.model_dump())
+        parts = [splits.calibration.digest, splits.search.digest, self.section.preprocessing.model_dump()]
+        return digest_of(*parts, *([self.image_size] if self.image_size else []))
 
     @cached_property
     def test_digest(self) -> str:
         """Digest of what is reported on."""
         parts = [[name, dataset.digest] for name, dataset in self.test_sets.items()]
-        return digest_of(parts, self.section.preprocessing.model_dump())
+        return digest_of(parts, self.section.preprocessing.model_dump(), *([self.image_size] if self.image_size else []))
 
     def check(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> None:
         """Refuses data that the network cannot take.
@@ -93,11 +122,12 @@ def _short(source: str) -> str:
     return Path(source).name if "/" in source else source
 
 
-def load_data(run: RunFile, base: Path, progress: Progress) -> RunData:
+def load_data(section: DataSection, seed: int, base: Path, progress: Progress) -> RunData:
     """Loads and splits the data of a run.
 
     Args:
-        run: The run file.
+        section: What the run file says.
+        seed: Decides the draw.
         base: Folder that relative paths start from.
         progress: Told how far decoding is.
 
@@ -108,7 +138,6 @@ def load_data(run: RunFile, base: Path, progress: Progress) -> RunData:
         InputError: Data is missing or malformed, a test set has one sample only, or one of `also_test` takes the name
             of the main test set.
     """
-    section = run.data
     if TEST in section.also_test:
         raise InputError(f"data.also_test: the name {TEST!r} is taken by data.test; choose another")
     training = load_dataset(section.train, base, progress)
@@ -118,7 +147,7 @@ def load_data(run: RunFile, base: Path, progress: Progress) -> RunData:
         test,
         calibration_samples=section.calibration_samples,
         search_samples=section.search_samples,
-        seed=run.seed,
+        seed=seed,
     )
     others = {name: load_dataset(source, base, progress) for name, source in section.also_test.items()}
     tests = {TEST: splits.test, **others}

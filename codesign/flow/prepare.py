@@ -171,11 +171,7 @@ def pipeline_of(context: RunContext) -> str:
     quantization = context.run.quantization
     bits = "+".join(str(b) for b in sorted(quantization.weight_bits))
     correction = str(quantization.bias_correction).lower()
-    passes = [
-        "count-work",
-        f"observe-activations{{rule={quantization.range_rule},percentile={quantization.percentile}}}",
-        f"quantization-error{{bits={bits}}}",
-    ]
+    passes = [observation_of(context), f"quantization-error{{bits={bits}}}"]
     if quantization.hessian_samples:
         passes.append(f"hessian-trace{{samples={quantization.hessian_samples}}}")
     options = f"bits={bits},samples={quantization.sensitivity_samples},bias-correction={correction}"
@@ -192,6 +188,20 @@ def pipeline_of(context: RunContext) -> str:
             pass  # needs the traces above only
     passes.append(f"sensitivity{{method={quantization.sensitivity}}}")
     return ",".join(passes)
+
+
+def observation_of(context: RunContext) -> str:
+    """The passes that say how activations are quantised, as text.
+
+    Args:
+        context: The run.
+
+    Returns:
+        A pipeline.
+    """
+    quantization = context.run.quantization
+    observe = f"observe-activations{{rule={quantization.range_rule},percentile={quantization.percentile}}}"
+    return f"count-work,{observe}"
 
 
 def annotate(context: RunContext, program: Program) -> tuple[Program, GraphFacts]:

@@ -58,7 +58,7 @@ def publish(
         target_description=target.description,
         profile_notes=_notes(context),
         seed=context.run.seed,
-        environment=_environment(),
+        environment=environment(),
         data=context.data.describe(),
         sensitivity_method=context.run.quantization.sensitivity,
         candidates=mark_front(candidates),
@@ -140,9 +140,10 @@ def _layers(
     return tuple(rows)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Machine and versions, in words."""
     found = {"machine": machine(), "system": platform.platform(terse=True), "python": platform.python_version()}
     return {**found, "cores this process may use": str(len(os.sched_getaffinity(0))), **versions()}
 
 
-__all__ = ["BASELINE", "REPORT_HTML", "REPORT_JSON", "average_bits", "publish"]
+__all__ = ["BASELINE", "REPORT_HTML", "REPORT_JSON", "average_bits", "environment", "publish"]

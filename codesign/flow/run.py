@@ -81,7 +81,7 @@ def open_run(run: RunFile, base: Path, folder: Path, progress: Progress) -> RunC
     profile = load_profile(target.profile, target.threads)
     cost_model = cost_model_for(profile)
     run = _with_widths_of(run, profile, progress)
-    data = load_data(run, base, progress)
+    data = load_data(run.data, run.seed, base, progress)
     return RunContext(run, base, RunFolder(folder, progress), target, profile, cost_model, data, progress)
 
 

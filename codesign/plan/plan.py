@@ -1,7 +1,7 @@
 """What was decided, as immutable values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from codesign.files import digest_of
 from codesign.quantization.scheme import BitWidths
@@ -14,10 +14,13 @@ class Plan:
     Attributes:
         architecture: Name of the architecture variant.
         bits: Node name and widths of every node with a weight, in the order of the graph.
+        placement: Node name and place of every node, such as the name of a device, in the order of the graph; empty
+            where there is one device.
     """
 
     architecture: str
     bits: tuple[tuple[str, BitWidths], ...]
+    placement: tuple[tuple[str, str], ...] = ()
 
     @property
     def bits_of(self) -> Mapping[str, BitWidths]:
@@ -32,7 +35,8 @@ class Plan:
     def to_json(self) -> dict[str, object]:
         """The plan as JSON values."""
         bits = {name: {"weight": b.weight, "activation": b.activation} for name, b in self.bits}
-        return {"architecture": self.architecture, "bits": bits}
+        placed: dict[str, object] = {"placement": dict(self.placement)} if self.placement else {}
+        return {"architecture": self.architecture, "bits": bits, **placed}
 
     def with_bits(self, name: str, bits: BitWidths) -> "Plan":
         """The same plan with one node changed.
@@ -44,7 +48,7 @@ class Plan:
         Returns:
             The changed plan.
         """
-        return Plan(self.architecture, tuple((n, bits if n == name else b) for n, b in self.bits))
+        return replace(self, bits=tuple((n, bits if n == name else b) for n, b in self.bits))
 
 
 def plan_from_json(value: Mapping[str, object]) -> Plan:
@@ -59,7 +63,9 @@ def plan_from_json(value: Mapping[str, object]) -> Plan:
     table = value["bits"]
     assert isinstance(table, Mapping)
     bits = tuple((str(name), BitWidths(int(b["weight"]), int(b["activation"]))) for name, b in table.items())
-    return Plan(str(value["architecture"]), bits)
+    places = value.get("placement", {})
+    assert isinstance(places, Mapping)
+    return Plan(str(value["architecture"]), bits, tuple((str(name), str(place)) for name, place in places.items()))
 
 
 @dataclass(frozen=True)

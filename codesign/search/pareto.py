@@ -63,6 +63,36 @@ def hypervolume(points: Sequence[Point], reference: Point) -> float:
     return _volume([inside[i] for i in non_dominated(inside)], tuple(reference))
 
 
+def hypervolume_growth(points: Sequence[Point], reference: Point) -> tuple[float, ...]:
+    """The hypervolume after each point, as points come in.
+
+    A new point adds the box between it and the reference, less what earlier points dominate of that box; for this they
+    are moved to where they enter it, which leaves few that matter (While et al. 2012).
+
+    Args:
+        points: Objectives in the order of their arrival.
+        reference: The worst corner.
+
+    Returns:
+        One volume for each point; it never falls.
+
+    Raises:
+        InputError: A point is NaN somewhere or has another number of objectives than the reference.
+    """
+    _check([reference, *points])
+    front: list[tuple[float, ...]] = []
+    volumes, volume = [], 0.0
+    for point in (tuple(p) for p in points):
+        inside = all(a < b for a, b in zip(point, reference, strict=True))
+        if inside and not any(other == point or dominates(other, point) for other in front):
+            box = math.prod(b - a for a, b in zip(point, reference, strict=True))
+            entering = [tuple(map(max, other, point)) for other in front]
+            volume += box - _volume([entering[i] for i in non_dominated(entering)], tuple(reference))
+            front = [other for other in front if not dominates(point, other)] + [point]
+        volumes.append(volume)
+    return tuple(volumes)
+
+
 def _volume(points: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -> float:
     if not points:
         return 0.0

@@ -1,0 +1,112 @@
+"""A joint search, from top to bottom: architecture, widths and places in one decision, for one or more targets."""
+
+import time
+from pathlib import Path
+
+from codesign.architecture.space import variant_count
+from codesign.errors import InputError
+from codesign.files import remove_leftovers
+from codesign.flow.elastic import ELASTIC, train_shared_weights
+from codesign.flow.search_context import SearchContext, open_search
+from codesign.flow.search_finalists import build_finalists
+from codesign.flow.search_loop import Workers, run_trials, take_part
+from codesign.flow.search_points import finalists_of, networks_of
+from codesign.flow.search_publish import TargetOutcome, publish_search
+from codesign.flow.search_trials import open_study
+from codesign.flow.variant_analysis import VariantAnalyst
+from codesign.progress import Progress
+from codesign.report.search_contents import JointSearch
+from codesign.search_file import SearchFile
+
+
+def search(
+    file: SearchFile, base: Path, folder: Path, progress: Progress, storage: str | None = None, workers: Workers = Workers()
+) -> JointSearch:
+    """Trains shared weights once, searches for each target, builds finalists and writes the report.
+
+    Every step keeps its result; what is there and still true is not done again.
+
+    Args:
+        file: The run file.
+        base: Folder that relative paths in it start from.
+        folder: Where results go.
+        progress: Told about every step.
+        storage: Where trials are kept; None for a journal in the folder.
+        workers: How many processes search.
+
+    Returns:
+        What was found.
+
+    Raises:
+        CodesignError: Nothing was found for a target, or what is needed is missing.
+    """
+    context = open_search(file, base, folder, storage, progress)
+    remove_leftovers(folder)
+    started = time.monotonic()
+    analyst = VariantAnalyst(context, train_shared_weights(context))
+    outcomes = []
+    for place in context.targets:
+        finished = run_trials(context, place, analyst, workers)
+        chosen = finalists_of(networks_of(finished), file.search.finalists)
+        outcomes.append(TargetOutcome(place, finished, build_finalists(context, place, analyst, chosen)))
+    return publish_search(context, analyst, outcomes, workers.count, time.monotonic() - started)
+
+
+def join(file: SearchFile, base: Path, folder: Path, progress: Progress, storage: str | None, target: str) -> None:
+    """Takes part in the trials of a search that another process began.
+
+    Args:
+        file: The run file of that search.
+        base: Folder that relative paths in it start from.
+        folder: That search's folder.
+        progress: Told about every trial.
+        storage: Where its trials are kept; None for the journal in its folder.
+        target: The target to search for.
+
+    Raises:
+        InputError: There are no shared weights yet, or the search has no such target.
+    """
+    context = open_search(file, base, folder, storage, progress)
+    weights = folder / ELASTIC / "weights.safetensors"
+    if not weights.is_file():
+        raise InputError(f"{folder}: holds no shared weights yet; start the search without --join first")
+    place = next((p for p in context.targets if p.target.name == target), None)
+    if place is None:
+        raise InputError(f"--join {target}: the search is for {', '.join(p.target.name for p in context.targets)}")
+    study = open_study(context, place)
+    study.reclaim()
+    take_part(context, place, study, VariantAnalyst(context, weights))
+
+
+def describe_search(file: SearchFile, base: Path, folder: Path, progress: Progress) -> list[str]:
+    """What a search would do.
+
+    Args:
+        file: The run file.
+        base: Folder that relative paths in it start from.
+        folder: Where results would go.
+        progress: Told about loading data.
+
+    Returns:
+        Lines for the terminal.
+    """
+    context = open_search(file, base, folder, None, progress)
+    data = "; ".join(f"{label}: {words}" for label, words in context.data.describe().items())
+    section = file.search
+    axes = ", ".join(f"{axis.name} {list(axis.values)}" for axis in context.space.axes)
+    return [
+        f"space     {context.space.name}: {variant_count(context.space)} variants ({axes})",
+        f"data      {data}",
+        f"train     shared weights, {file.elastic.epochs} epochs on {len(context.data.training_without_search)} samples",
+        *(_target_line(context, i) for i in range(len(context.targets))),
+        f"build     {section.finalists} finalists for each target"
+        + (f", {section.finetune_epochs} epochs of their own" if section.finetune_epochs else ""),
+        f"report    {folder / 'report.html'}",
+    ]
+
+
+def _target_line(context: SearchContext, index: int) -> str:
+    place, section = context.targets[index], context.search.search
+    bits = ", ".join(str(widths.weight) for widths in place.widths)
+    trials = "every member" if section.sampler == "exhaustive" else f"{section.trials} trials by {section.sampler}"
+    return f"search    for {place.target.name} ({place.target.runner}): {trials}; weights of {bits} bits"

@@ -1,0 +1,142 @@
+"""The decision of one variant on one target, as a problem with an exact answer."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from codesign.architecture.space import Variant
+from codesign.flow.search_context import TargetContext
+from codesign.flow.variant_analysis import Analysed
+from codesign.hardware.target import Budget
+from codesign.ir.program import Program
+from codesign.plan.facts import GraphFacts
+from codesign.plan.plan import Cost, Plan
+from codesign.quantization.scheme import BitWidths
+from codesign.search.joint_devices import problem_on_one_device
+from codesign.search.joint_problem import JointAllocation, JointProblem
+from codesign.search.joint_study import METRICS
+
+DECIDED = {"latency_s": "latency_s", "energy_j": "energy_j", "memory_bytes": "weight_bytes"}
+"""What the inner decision limits for each traded metric: of memory, widths decide the weights' part alone."""
+
+
+def problem_of(place: TargetContext, analysed: Analysed) -> JointProblem:
+    """Widths and places of a variant on a target.
+
+    Args:
+        place: The target.
+        analysed: The variant.
+
+    Returns:
+        The problem, losses included.
+    """
+    return _problem(place, analysed.program, analysed.facts, analysed.ties)
+
+
+def lower_bounds(place: TargetContext, program: Program, facts: GraphFacts) -> tuple[float, ...]:
+    """What a variant takes at least on a target, whatever its widths and places.
+
+    Each node takes its cheapest option, metric by metric, and nothing that crosses between places counts.
+
+    Args:
+        place: The target.
+        program: The lowered network.
+        facts: Its facts; sensitivities are not needed.
+
+    Returns:
+        One number for each of `METRICS`.
+    """
+    free = dict.fromkeys(place.widths, 0.0)
+    nodes = (dataclasses.replace(n, loss_increase_nats=free if n.weight_elements else {}) for n in facts.nodes)
+    problem = _problem(place, program, GraphFacts(tuple(nodes), facts.digest), ())
+    least = {}
+    for metric in ("latency_s", "energy_j", "weight_bytes", "peak_memory_bytes"):
+        values = [min(option.metrics.get(metric, 0.0) for option in offered) for offered in problem.options]
+        constant = problem.constant.get(metric, 0.0)
+        least[metric] = max([constant, *values]) if problem.is_maximum(metric) else constant + sum(values)
+    return metrics_of(least)
+
+
+def metrics_of(totals: Mapping[str, float]) -> tuple[float, ...]:
+    """The metrics that trials are compared by.
+
+    Args:
+        totals: Of a choice, by the metrics of the inner decision.
+
+    Returns:
+        One number for each of `METRICS`; memory is weights and live activations together.
+    """
+    memory = totals["weight_bytes"] + totals["peak_memory_bytes"]
+    found = {"latency_s": totals["latency_s"], "energy_j": totals["energy_j"], "memory_bytes": memory}
+    return tuple(found[metric] for metric in METRICS)
+
+
+def limits_of(wanted: Budget, place: TargetContext) -> dict[str, float]:
+    """What every network must keep on a target.
+
+    Args:
+        wanted: Limits of the run file.
+        place: The target, whose own limits count too.
+
+    Returns:
+        By metric of the inner decision, the tighter of both.
+    """
+    asked, own = wanted.model_dump(exclude_none=True), place.target.budget.model_dump(exclude_none=True)
+    return {metric: min(asked.get(metric, value), value) for metric, value in {**asked, **own}.items()}
+
+
+def plan_of(architecture: str, facts: GraphFacts, allocation: JointAllocation) -> Plan:
+    """The plan that makes a choice.
+
+    Args:
+        architecture: Name of the variant.
+        facts: The network.
+        allocation: The choice.
+
+    Returns:
+        Widths of nodes with weights, and places of all where there are several.
+    """
+    weighted = {node.name for node in facts.weighted}
+    chosen = [(name, option) for name, option in allocation.choice]
+    bits = tuple(
+        (name, BitWidths(o.widths.weight, o.widths.activation)) for name, o in chosen if name in weighted
+    )
+    several = len({option.place for _, option in chosen}) > 1
+    return Plan(architecture, bits, tuple((name, option.place) for name, option in chosen) if several else ())
+
+
+def cost_of(allocation: JointAllocation) -> Cost:
+    """What a choice costs, as plans are priced elsewhere.
+
+    Args:
+        allocation: The choice.
+
+    Returns:
+        The cost.
+    """
+    totals = allocation.metrics
+    return Cost(
+        totals["latency_s"],
+        totals["energy_j"],
+        int(totals["peak_memory_bytes"]),
+        int(totals["weight_bytes"]),
+        totals.get("bops", 0.0),
+    )
+
+
+def architecture_name(space: str, variant: Variant) -> str:
+    """What plans call a variant.
+
+    Args:
+        space: Name of its space.
+        variant: The variant.
+
+    Returns:
+        Such as `squeezenext-0123456789ab`.
+    """
+    return f"{space}-{variant.identity}"
+
+
+def _problem(
+    place: TargetContext, program: Program, facts: GraphFacts, ties: tuple[tuple[str, ...], ...]
+) -> JointProblem:
+    return problem_on_one_device(facts, place.cost_model, place.widths, ties)

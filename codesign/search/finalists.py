@@ -1,0 +1,40 @@
+"""Which points of a front are worth building."""
+
+from collections.abc import Sequence
+
+from codesign.search.pareto import hypervolume, non_dominated
+
+Point = Sequence[float]
+
+
+def spread(points: Sequence[Point], count: int) -> tuple[int, ...]:
+    """Picks points one by one, each time the one that adds most to the volume that the picked ones dominate.
+
+    Objectives are scaled to the range of the front, and the reference point lies a tenth beyond its worst corner. The
+    greedy choice has at least 1 - 1/e of the best possible volume (a submodular function; Nemhauser et al. 1978).
+
+    Args:
+        points: Objectives, all of one length, to be made small.
+        count: How many to pick at most.
+
+    Returns:
+        Positions of points that no other dominates, the most valuable first.
+    """
+    front = non_dominated(points)
+    if not front:
+        return ()
+    low = [min(points[i][k] for i in front) for k in range(len(points[0]))]
+    high = [max(points[i][k] for i in front) for k in range(len(points[0]))]
+    scaled = {
+        i: tuple((x - a) / (b - a) if b > a else 0.0 for x, a, b in zip(points[i], low, high, strict=True))
+        for i in front
+    }
+    reference = (1.1,) * len(low)
+    picked: list[int] = []
+    left = list(front)
+    while left and len(picked) < count:
+        gains = {i: hypervolume([*(scaled[j] for j in picked), scaled[i]], reference) for i in left}
+        best = max(left, key=lambda i: (gains[i], -i))
+        picked.append(best)
+        left.remove(best)
+    return tuple(picked)
