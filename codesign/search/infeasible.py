@@ -5,10 +5,8 @@ from collections.abc import Callable, Mapping
 from decimal import ROUND_CEILING, Context, Decimal
 
 from codesign.errors import InfeasibleBudgetError
-from codesign.search.problem import AllocationProblem
-from codesign.search.reduction import least_alone
 
-LeastTotal = Callable[[AllocationProblem, str, Mapping[str, float]], float | None]
+LeastTotal = Callable[[str, Mapping[str, float]], float | None]
 """Least total of a metric under limits on others, None if these cannot be kept."""
 
 PREFIXES = tuple(
@@ -17,36 +15,43 @@ PREFIXES = tuple(
 )
 
 
-def infeasible(problem: AllocationProblem, limits: Mapping[str, float], least: LeastTotal) -> InfeasibleBudgetError:
+def infeasible(
+    limits: Mapping[str, float],
+    alone: Mapping[str, float],
+    least: LeastTotal,
+    choices: str = "bits",
+    cure: str = "fewer bits",
+) -> InfeasibleBudgetError:
     """The error that names the tightest values that can be reached.
 
     Args:
-        problem: Layers with their options.
         limits: Limits that no choice keeps.
+        alone: The least total of each limited metric that any choice has.
         least: Solves for the least total under the other limits.
+        choices: What is chosen.
+        cure: What to offer instead.
 
     Returns:
         The error: if limits cannot be kept even alone, with what each of these can reach; else with what each limited
         metric can reach while the others are kept.
     """
-    alone = {metric: least_alone(problem, metric) for metric in limits}
     beyond = [metric for metric in limits if alone[metric] > limits[metric]]
     if beyond:
         lines = [f"{m}: at most {shown(m, limits[m])} allowed, least possible {shown(m, alone[m])}" for m in beyond]
         others = [f"{m}: least possible {shown(m, alone[m])}" for m in limits if m not in beyond]
         return InfeasibleBudgetError(
-            f"no choice of bits keeps the budget ({'; '.join(lines + others)}); raise the limit or offer fewer bits"
+            f"no choice of {choices} keeps the budget ({'; '.join(lines + others)}); raise the limit or offer {cure}"
         )
     lines = []
     for metric in limits:
         rest = {other: limit for other, limit in limits.items() if other != metric}
-        joint = least(problem, metric, rest)
+        joint = least(metric, rest)
         reach = f"least possible {shown(metric, alone[metric])} alone"
         if joint is not None:
             reach += f", {shown(metric, joint)} while the other limits are kept"
         lines.append(f"{metric}: at most {shown(metric, limits[metric])} allowed, {reach}")
     return InfeasibleBudgetError(
-        f"no choice of bits keeps all limits at once ({'; '.join(lines)}); raise one of them or offer fewer bits"
+        f"no choice of {choices} keeps all limits at once ({'; '.join(lines)}); raise one of them or offer {cure}"
     )
 
 

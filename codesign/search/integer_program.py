@@ -9,7 +9,7 @@ from typing import Literal
 from codesign.errors import CodesignError
 from codesign.search.infeasible import infeasible
 from codesign.search.problem import PEAK_METRICS, AllocationProblem, Bits, Choice, LayerOptions, order_of_bits
-from codesign.search.reduction import Reduced, reduce
+from codesign.search.reduction import Reduced, least_alone, reduce
 from codesign.solver.one_hot_model import ModelResult, OutOfTimeError, Row, minimise
 
 TIME_LIMIT_S = 60.0
@@ -66,7 +66,8 @@ def solve(problem: AllocationProblem, limits: Mapping[str, float], time_limit_s:
     reduced = reduce(problem, limits)
     result = None if reduced is None else _least_loss(reduced, time_limit_s)
     if reduced is None or result is None:
-        raise infeasible(problem, limits, least_total)
+        alone = {metric: least_alone(problem, metric) for metric in limits}
+        raise infeasible(limits, alone, lambda metric, rest: least_total(problem, metric, rest))
     choice = reduced.choice(result.picks)
     if result.status == "optimal":
         choice = _wider_first(problem, _cheapest_of_equals(reduced, choice, time_limit_s))

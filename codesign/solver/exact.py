@@ -1,0 +1,247 @@
+"""The optimum of a constrained problem, proven: bounds from the dual, then labels in ever wider beams."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.solver.constrained import OVER, ConstrainedProblem, Integers, Sum, whole_objective, whole_sum
+from codesign.solver.label_setting import ROUNDING, Bound, OutOfLabelsError, Resource, label_paths
+from codesign.solver.lagrangian import Dual, Scaled, maximise
+from codesign.solver.pairwise import Array
+from codesign.solver.trellis import Trellis, trellis
+
+BEAMS = (200, 5_000, 100_000, 3_000_000)
+"""Labels kept after a step; the first beam that drops none proves its best choice."""
+Picks = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best choice that was found.
+
+    Attributes:
+        picks: One option a node; None if none was found.
+        bound: No choice within the limits has a smaller objective; infinite if there is none.
+        is_proven: Whether the choice is the optimum, or, without one, that no choice keeps the limits.
+        multipliers: Dual price of each limit: objective per unit.
+        paths: Choices met on the way, which help with other right-hand sides.
+    """
+
+    picks: Picks | None
+    bound: float
+    is_proven: bool
+    multipliers: tuple[float, ...]
+    paths: tuple[Picks, ...]
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """A problem in whole numbers along its trellis.
+
+    Attributes:
+        states: The trellis.
+        cost: Objective of arcs in quanta, from 0 up.
+        most: Largest objective of any choice.
+        open_arcs: Arcs that may be used.
+        resources: Limits.
+    """
+
+    states: Trellis
+    cost: Sequence[Integers]
+    most: int
+    open_arcs: Sequence[NDArray[np.bool_]]
+    resources: tuple[Resource, ...]
+
+    def with_limit(self, arcs: Sequence[Integers], most: int) -> "Unrolled":
+        """Adds a limit and closes arcs on no path that keeps it.
+
+        Args:
+            arcs: Quanta of each arc.
+            most: Largest total.
+
+        Returns:
+            The problem with one resource more.
+        """
+        lengths = [np.where(here, table, np.inf) for here, table in zip(self.open_arcs, arcs, strict=True)]
+        completions = self.states.completions(lengths)
+        closed = self.without(lengths, completions, most * (1 + ROUNDING) if most >= 0 else -1.0)
+        return replace(closed, resources=(*self.resources, Resource(arcs, most, completions)))
+
+    def without(self, lengths: Sequence[Array], completions: Sequence[Array], longest: float) -> "Unrolled":
+        """Closes arcs on no path up to a length.
+
+        Args:
+            lengths: Of arcs.
+            completions: Shortest paths to the end.
+            longest: Largest length.
+
+        Returns:
+            The problem with fewer arcs.
+        """
+        arrivals = self.states.arrivals(lengths)
+        parts = zip(self.open_arcs, arrivals[:-1], lengths, completions[1:], self.states.steps, strict=True)
+        closed = [
+            here & (before[:, None] + length + after[step.following] <= longest)
+            for here, before, length, after, step in parts
+        ]
+        return replace(self, open_arcs=closed)
+
+    def sums(self, picks: Picks) -> tuple[int, ...] | None:
+        """Objective and limited sums of a choice in quanta.
+
+        Args:
+            picks: One option a node.
+
+        Returns:
+            None if an arc is closed or a limit broken.
+        """
+        state, totals = 0, [0] * (1 + len(self.resources))
+        tables = [self.cost, *(resource.arcs for resource in self.resources)]
+        for i, step in enumerate(self.states.steps):
+            option = picks[step.node]
+            if not self.open_arcs[i][state, option]:
+                return None
+            totals = [total + int(table[i][state, option]) for total, table in zip(totals, tables, strict=True)]
+            state = int(step.following[state, option])
+        kept = all(total <= r.most for total, r in zip(totals[1:], self.resources, strict=True))
+        return tuple(totals) if kept else None
+
+
+@dataclass(frozen=True)
+class _Least:
+    """The least objective of an unrolled problem."""
+
+    picks: Picks | None
+    cost: int
+    is_proven: bool
+    dual: Dual
+    near: Unrolled  # without arcs that no choice as good uses
+
+
+def states_of(problem: ConstrainedProblem, second: Sum | None = None) -> Trellis | None:
+    """The trellis of a problem.
+
+    Args:
+        problem: The problem.
+        second: What decides among choices of equal objective.
+
+    Returns:
+        The trellis; None where it would be too large.
+    """
+    sums = [problem.objective, *(limit.sum for limit in problem.limits), *([second] if second else [])]
+    cliques = dict.fromkeys(nodes for terms in sums for nodes, _ in terms.tables())
+    return trellis(problem.sizes, [*cliques, *(item.nodes for item in problem.excluded)])
+
+
+def optimise(
+    problem: ConstrainedProblem,
+    states: Trellis,
+    second: Sum | None = None,
+    known: Sequence[Picks] = (),
+    deadline: float = math.inf,
+) -> Optimum:
+    """Finds the optimum, and among equal ones that with the least second sum.
+
+    Without a second sum equal ones are told apart by the limited sums, in their order.
+
+    Args:
+        problem: The problem.
+        states: What `states_of` returned for it, or for the same problem with other right-hand sides.
+        second: Terms from 0 up.
+        known: Choices from earlier solutions.
+        deadline: `time.perf_counter()` at which the best choice so far is taken.
+
+    Returns:
+        The optimum.
+    """
+    whole = whole_objective(problem.objective)
+    unrolled = _unrolled(problem, states)
+    found = _least(unrolled, known, deadline)
+    picks = found.picks
+    if picks is not None and found.is_proven and second is not None:
+        limited = found.near.with_limit(unrolled.cost, found.cost)
+        other = whole_objective(second)
+        cheapest = replace(limited, cost=states.arcs_of(other.tables, np.int64, OVER), most=other.most)
+        picks = _least(cheapest, [picks], deadline).picks or picks
+    units = [whole_sum(limit.sum, limit.slack) for limit in problem.limits]
+    multipliers = tuple(
+        float(y) * max(whole.most, 1) * whole.quantum / (max(unit.most, 1) * unit.quantum)
+        for y, unit in zip(found.dual.multipliers, units, strict=True)
+    )
+    bound = whole.offset + found.dual.bound * max(whole.most, 1) * whole.quantum
+    if picks is not None and found.is_proven:
+        bound = problem.value(picks)
+    return Optimum(picks, bound, found.is_proven, multipliers, found.dual.paths)
+
+
+def all_undominated(
+    problem: ConstrainedProblem, states: Trellis, measure: Sum, most_labels: int
+) -> tuple[Picks, ...] | None:
+    """Choices within the limits that no other one beats in both the objective and a second sum.
+
+    Args:
+        problem: The problem.
+        states: What `states_of` returned for it and the second sum.
+        measure: The second sum, terms from 0 up.
+        most_labels: Labels after a step at which to give up.
+
+    Returns:
+        One choice for each point of the front, and perhaps some that are beaten; None if there are too many labels.
+    """
+    unrolled = _unrolled(problem, states)
+    largest = sum((Fraction(float(values[np.isfinite(values)].max())) for _, values in measure.tables()), Fraction(0))
+    quanta = whole_sum(measure, largest)
+    unrolled = unrolled.with_limit(states.arcs_of(quanta.tables, np.int64, OVER), quanta.most + len(problem.sizes) ** 2)
+    paths = label_paths(states, unrolled.cost, unrolled.open_arcs, unrolled.resources, None, math.inf, most_labels)
+    return tuple(tuple(map(int, row)) for row in paths.picks) if paths.is_complete else None
+
+
+def _unrolled(problem: ConstrainedProblem, states: Trellis) -> Unrolled:
+    whole = whole_objective(problem.objective)
+    cost = states.arcs_of(whole.tables, np.int64, OVER)
+    excluded = states.arcs_of([(x.nodes, x.table.astype(np.int64)) for x in problem.excluded], np.int64)
+    open_arcs = [(c < OVER) & (x == 0) for c, x in zip(cost, excluded, strict=True)]
+    unrolled = Unrolled(states, cost, whole.most, open_arcs, ())
+    for limit in problem.limits:
+        quanta = whole_sum(limit.sum, limit.slack)
+        unrolled = unrolled.with_limit(states.arcs_of(quanta.tables, np.int64, OVER), quanta.most)
+    return unrolled
+
+
+def _least(unrolled: Unrolled, known: Sequence[Picks], deadline: float) -> _Least:
+    unit, largest = float(max(unrolled.most, 1)), [float(max(r.most, 1)) for r in unrolled.resources]
+    scaled = Scaled(
+        unrolled.states,
+        [np.where(here, c / unit, np.inf) for here, c in zip(unrolled.open_arcs, unrolled.cost, strict=True)],
+        tuple([a / most for a in r.arcs] for r, most in zip(unrolled.resources, largest, strict=True)),
+    )
+    sums = {picks: unrolled.sums(picks) for picks in known}
+    dual = maximise(scaled, [picks for picks in known if sums[picks] is not None], 1.0)
+    if math.isinf(dual.bound):
+        return _Least(None, 0, True, dual, unrolled)
+    sums |= {picks: unrolled.sums(picks) for picks in dual.paths if picks not in sums}
+    best = min(((total, picks) for picks, total in sums.items() if total is not None), default=None)
+    bound = Bound(unit, dual.multipliers / np.asarray(largest), dual.completions)
+    price = float(dual.multipliers.sum())
+    proven = False
+    for beam in BEAMS:
+        cutoff = (unrolled.most if best is None else best[0][0]) / unit + price + ROUNDING * (1 + price)
+        unrolled = unrolled.without(dual.arcs, dual.completions, cutoff)
+        try:
+            paths = label_paths(
+                unrolled.states, unrolled.cost, unrolled.open_arcs, unrolled.resources, bound, cutoff, beam, deadline
+            )
+        except OutOfLabelsError:
+            break
+        if len(paths.cost):
+            first = tuple(int(option) for option in paths.picks[0])
+            total = (int(paths.cost[0]), *(int(row[0]) for row in paths.used))
+            best = min((total, first), best or (total, first))
+        if paths.is_complete:
+            proven = True
+            break
+    return _Least(None if best is None else best[1], 0 if best is None else best[0][0], proven, dual, unrolled)
