@@ -79,7 +79,9 @@ class RunData:
 
         from codesign.training.resolution import at_resolution
 
-        scaled: NDArray[np.float32] = at_resolution(torch.from_numpy(images), (*images.shape[:2], *self.image_size)).numpy()
+        scaled: NDArray[np.float32] = at_resolution(
+            torch.from_numpy(images), (*images.shape[:2], *self.image_size)
+        ).numpy()
         return scaled
 
     @cached_property
@@ -93,7 +95,9 @@ class RunData:
     def test_digest(self) -> str:
         """Digest of what is reported on."""
         parts = [[name, dataset.digest] for name, dataset in self.test_sets.items()]
-        return digest_of(parts, self.section.preprocessing.model_dump(), *([self.image_size] if self.image_size else []))
+        return digest_of(
+            parts, self.section.preprocessing.model_dump(), *([self.image_size] if self.image_size else [])
+        )
 
     def check(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> None:
         """Refuses data that the network cannot take.

@@ -8,8 +8,9 @@ from codesign.errors import InputError
 from codesign.files import remove_leftovers
 from codesign.flow.elastic import ELASTIC, train_shared_weights
 from codesign.flow.search_context import SearchContext, open_search
+from codesign.flow.search_correction import corrected, repriced
 from codesign.flow.search_finalists import build_finalists
-from codesign.flow.search_loop import Workers, run_trials, take_part
+from codesign.flow.search_loop import ALONE, Workers, run_trials, take_part
 from codesign.flow.search_points import finalists_of, networks_of
 from codesign.flow.search_publish import TargetOutcome, publish_search
 from codesign.flow.search_trials import open_study
@@ -20,7 +21,12 @@ from codesign.search_file import SearchFile
 
 
 def search(
-    file: SearchFile, base: Path, folder: Path, progress: Progress, storage: str | None = None, workers: Workers = Workers()
+    file: SearchFile,
+    base: Path,
+    folder: Path,
+    progress: Progress,
+    storage: str | None = None,
+    workers: Workers = ALONE,
 ) -> JointSearch:
     """Trains shared weights once, searches for each target, builds finalists and writes the report.
 
@@ -47,8 +53,10 @@ def search(
     outcomes = []
     for place in context.targets:
         finished = run_trials(context, place, analyst, workers)
-        chosen = finalists_of(networks_of(finished), file.search.finalists)
-        outcomes.append(TargetOutcome(place, finished, build_finalists(context, place, analyst, chosen)))
+        now = corrected(context, place)
+        networks = repriced(now, analyst, networks_of(finished))
+        chosen = finalists_of(networks, file.search.finalists)
+        outcomes.append(TargetOutcome(now, finished, networks, build_finalists(context, now, analyst, chosen)))
     return publish_search(context, analyst, outcomes, workers.count, time.monotonic() - started)
 
 
@@ -73,9 +81,8 @@ def join(file: SearchFile, base: Path, folder: Path, progress: Progress, storage
     place = next((p for p in context.targets if p.target.name == target), None)
     if place is None:
         raise InputError(f"--join {target}: the search is for {', '.join(p.target.name for p in context.targets)}")
-    study = open_study(context, place)
-    study.reclaim()
-    take_part(context, place, study, VariantAnalyst(context, weights))
+    open_study(context, place).reclaim()
+    take_part(context, place, VariantAnalyst(context, weights))
 
 
 def describe_search(file: SearchFile, base: Path, folder: Path, progress: Progress) -> list[str]:
@@ -94,10 +101,11 @@ def describe_search(file: SearchFile, base: Path, folder: Path, progress: Progre
     data = "; ".join(f"{label}: {words}" for label, words in context.data.describe().items())
     section = file.search
     axes = ", ".join(f"{axis.name} {list(axis.values)}" for axis in context.space.axes)
+    samples = len(context.data.training_without_search)
     return [
         f"space     {context.space.name}: {variant_count(context.space)} variants ({axes})",
         f"data      {data}",
-        f"train     shared weights, {file.elastic.epochs} epochs on {len(context.data.training_without_search)} samples",
+        f"train     shared weights, {file.elastic.epochs} epochs on {samples} samples",
         *(_target_line(context, i) for i in range(len(context.targets))),
         f"build     {section.finalists} finalists for each target"
         + (f", {section.finetune_epochs} epochs of their own" if section.finetune_epochs else ""),

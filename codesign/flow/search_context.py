@@ -134,9 +134,7 @@ def open_search(search: SearchFile, base: Path, folder: Path, storage: str | Non
     data = load_data(search.data, search.seed, base, progress)
     _check_data(space, data)
     store = RunFolder(folder, progress)
-    return SearchContext(
-        search, base, store, space, data, targets, storage or f"journal:{folder / STUDY}", progress
-    )
+    return SearchContext(search, base, store, space, data, targets, storage or f"journal:{folder / STUDY}", progress)
 
 
 def _target_context(search: SearchFile, name: str, base: Path, progress: Progress) -> TargetContext:

@@ -146,7 +146,9 @@ def _finetuned_graph(context: SearchContext, analyst: VariantAnalyst, network: F
         )
         program = lower_module(module, shape)
         save_graph(program.graph, run.folder / LOWERED)
-        PassManager(parse_pipeline(observation_of(run))).run(program, PassContext(run.data.calibration, search.seed, context.progress))
+        PassManager(parse_pipeline(observation_of(run))).run(
+            program, PassContext(run.data.calibration, search.seed, context.progress)
+        )
         save_graph(program.graph, run.folder / GRAPH)
         return [run.folder / LOWERED, run.folder / GRAPH]
 
@@ -216,4 +218,3 @@ def _measured(
 def _failed(context: SearchContext, network: FoundNetwork, error: CodesignError) -> str:
     context.progress.note(f"finalist {network.plan.digest} failed: {error}")
     return str(error)
-

@@ -11,6 +11,15 @@ from dataclasses import dataclass
 from codesign.architecture.space import largest, smallest
 from codesign.errors import CodesignError
 from codesign.flow.search_context import SearchContext, TargetContext
+from codesign.flow.search_correction import (
+    FIRST_PART,
+    corrected,
+    file_of,
+    is_corrected_while_searching,
+    measure_and_correct,
+    repriced,
+)
+from codesign.flow.search_points import front_of, networks_of
 from codesign.flow.search_trials import TrialEvaluator, open_study
 from codesign.flow.variant_analysis import VariantAnalyst
 from codesign.search.joint_study import FinishedTrial, JointStudy
@@ -31,17 +40,20 @@ class Workers:
     command: tuple[str, ...] = ()
 
 
+ALONE = Workers()
+
 def run_trials(
     context: SearchContext, place: TargetContext, analyst: VariantAnalyst, workers: Workers
 ) -> tuple[FinishedTrial, ...]:
     """Runs trials of a target until its budget is spent.
 
-    Trials of processes that died are repeated. What is finished stays in the storage, so that a call that was
-    interrupted goes on where it was.
+    Halfway the best networks are measured and the cost model corrected, where the target can be timed. Trials of
+    processes that died are repeated. What is finished stays in the storage, so that a call that was interrupted goes on
+    where it was.
 
     Args:
         context: The search.
-        place: The target.
+        place: The target, not corrected.
         analyst: Knows the variants.
         workers: How many processes.
 
@@ -51,38 +63,63 @@ def run_trials(
     Raises:
         CodesignError: Every trial failed, or broke a limit.
     """
-    study = open_study(context, place)
-    study.reclaim()
-    if context.search.search.sampler != "exhaustive":
-        _begin_with_extremes(context, study)
-    if workers.count > 1:
-        _run_elsewhere(context, place, study, workers)
+    while True:
+        part = share_of_budget(context, place)
+        study = open_study(context, place, part)
         study.reclaim()
-    take_part(context, place, study, analyst)
-    return refuse_if_nothing(place, study.finished)
+        if context.search.search.sampler != "exhaustive":
+            _begin_with_extremes(context, study)
+        if workers.count > 1:
+            _run_elsewhere(context, place, study, workers)
+            study.reclaim()
+        take_part(context, place, analyst)
+        finished = refuse_if_nothing(place, study.finished)
+        if part == 1.0:
+            return finished
+        measure_and_correct(context, place, analyst, networks_of(finished))
 
 
-def take_part(context: SearchContext, place: TargetContext, study: JointStudy, analyst: VariantAnalyst) -> None:
-    """Evaluates trials in this process until none is left or the time is up.
+def share_of_budget(context: SearchContext, place: TargetContext) -> float:
+    """How much of the budget may be spent before something else is to be done.
 
     Args:
         context: The search.
         place: The target.
-        study: Its study.
+
+    Returns:
+        A share of 1.
+    """
+    waits = is_corrected_while_searching(context, place) and not file_of(context, place).is_file()
+    return FIRST_PART if waits else 1.0
+
+
+def take_part(context: SearchContext, place: TargetContext, analyst: VariantAnalyst) -> None:
+    """Evaluates trials in this process until none is left or the time is up.
+
+    Args:
+        context: The search.
+        place: The target, not corrected.
         analyst: Knows the variants.
     """
-    evaluator = TrialEvaluator(context, place, analyst)
+    part = share_of_budget(context, place)
+    study = open_study(context, place, part)
+    now = corrected(context, place)
+    evaluator = TrialEvaluator(context, now, analyst)
     section, started = context.search.search, time.monotonic()
+    limit_s = None if section.seconds is None else section.seconds * FIRST_PART
+    if limit_s is not None and not is_corrected_while_searching(context, place):
+        limit_s = section.seconds
     done = len(study.finished)
     context.progress.start(f"Searching for {place.target.name}", section.trials or max(done, 1))
     context.progress.advance(done)
     try:
-        while section.seconds is None or time.monotonic() - started < section.seconds:
+        while limit_s is None or time.monotonic() - started < limit_s:
             candidate = study.ask()
             if candidate is None:
                 break
             with study.heartbeat(candidate):
-                outcome = evaluator.evaluate(candidate, study.finished)
+                reached = front_of(repriced(now, analyst, networks_of(study.finished)))
+                outcome = evaluator.evaluate(candidate, reached)
             study.tell(candidate, outcome)
             if outcome.kind == "failed":
                 context.progress.note(f"trial {candidate.number} ({candidate.variant}): {outcome.record['reason']}")
@@ -94,7 +131,11 @@ def take_part(context: SearchContext, place: TargetContext, study: JointStudy, a
 def _begin_with_extremes(context: SearchContext, study: JointStudy) -> None:
     """The largest and the smallest variant come first, so that there is a front from the first minute."""
     metric = context.search.search.metrics[0]
-    for variant, share in ((largest(context.space), 1.0), (smallest(context.space), 1.0), (smallest(context.space), 0.0)):
+    for variant, share in (
+        (largest(context.space), 1.0),
+        (smallest(context.space), 1.0),
+        (smallest(context.space), 0.0),
+    ):
         study.enqueue(variant, metric, share)
 
 

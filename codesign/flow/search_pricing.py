@@ -97,9 +97,7 @@ def plan_of(architecture: str, facts: GraphFacts, allocation: JointAllocation) -
     """
     weighted = {node.name for node in facts.weighted}
     chosen = [(name, option) for name, option in allocation.choice]
-    bits = tuple(
-        (name, BitWidths(o.widths.weight, o.widths.activation)) for name, o in chosen if name in weighted
-    )
+    bits = tuple((name, BitWidths(o.widths.weight, o.widths.activation)) for name, o in chosen if name in weighted)
     several = len({option.place for _, option in chosen}) > 1
     return Plan(architecture, bits, tuple((name, option.place) for name, option in chosen) if several else ())
 

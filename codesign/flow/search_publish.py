@@ -13,7 +13,7 @@ from codesign.flow.elastic import ELASTIC, SECONDS
 from codesign.flow.publish import environment
 from codesign.flow.search_context import SearchContext, TargetContext
 from codesign.flow.search_finalists import Built
-from codesign.flow.search_points import FoundNetwork, front_of, networks_of
+from codesign.flow.search_points import FoundNetwork, front_of
 from codesign.flow.search_pricing import limits_of, problem_of
 from codesign.flow.variant_analysis import VariantAnalyst
 from codesign.report.search_contents import (
@@ -56,13 +56,15 @@ class TargetOutcome:
     """What was done for one target.
 
     Attributes:
-        place: The target.
+        place: The target, its cost model corrected by what was measured.
         finished: Its trials.
+        networks: What they evaluated, as the corrected model prices it.
         built: Its finalists.
     """
 
     place: TargetContext
     finished: tuple[FinishedTrial, ...]
+    networks: tuple[FoundNetwork, ...]
     built: Built
 
 
@@ -109,7 +111,7 @@ def publish_search(
 
 
 def _target_result(context: SearchContext, analyst: VariantAnalyst, outcome: TargetOutcome) -> TargetResult:
-    place, networks = outcome.place, networks_of(outcome.finished)
+    place, networks = outcome.place, outcome.networks
     front = {network.plan.digest for network in front_of(networks)}
     limits = limits_of(context.search.search.limits, place)
     shown = [n for n in networks if n.plan.digest in front or n.plan.digest in outcome.built]
@@ -129,18 +131,20 @@ def _target_result(context: SearchContext, analyst: VariantAnalyst, outcome: Tar
         runner=target.runner,
         cost_provenance=place.cost_model.provenance,
         joint_points=_joint_points(context, place, analyst, networks),
-        objectives=tuple(Objective(name, value) for name, value in zip(("loss_nats", *METRICS), reference, strict=True)),
-        trials=_progress(outcome.finished, reference),
+        objectives=tuple(
+            Objective(name, value) for name, value in zip(("loss_nats", *METRICS), reference, strict=True)
+        ),
+        trials=_progress(outcome, reference),
         discarded=_reasons(outcome.finished, "discarded"),
         failed=(*_reasons(outcome.finished, "infeasible"), *_reasons(outcome.finished, "failed")),
         points=points,
         budgets=(_budget_plan(limits, points, place, analyst, networks),),
-        latency_agreement=_agreement(
-            [(p.predicted.latency_s, p.finalist.latency.median_s) for p in built if p.finalist]
-        ),
-        loss_agreement=_agreement(
-            [(p.predicted.loss_nats, p.finalist.loss.value) for p in built if p.finalist and p.finalist.loss]
-        ),
+        latency_agreement=_agreement([
+            (p.predicted.latency_s, p.finalist.latency.median_s) for p in built if p.finalist
+        ]),
+        loss_agreement=_agreement([
+            (p.predicted.loss_nats, p.finalist.loss.value) for p in built if p.finalist and p.finalist.loss
+        ]),
     )
 
 
@@ -232,12 +236,11 @@ def _budget_plan(
     return BudgetPlan(limits, best.identity, None, prices)
 
 
-def _progress(finished: Sequence[FinishedTrial], reference: Sequence[float]) -> tuple[TrialDone, ...]:
+def _progress(outcome: TargetOutcome, reference: Sequence[float]) -> tuple[TrialDone, ...]:
     """Hypervolume after every trial; what was only bounded adds nothing."""
-    if not finished:
-        return ()
-    nothing = tuple(reference)
-    values = [t.outcome.values if t.outcome.kind == "evaluated" and t.outcome.values else nothing for t in finished]
+    finished = outcome.finished
+    of_trial = {network.trial: network.values for network in outcome.networks}
+    values = [of_trial.get(trial.candidate.number, tuple(reference)) for trial in finished]
     volumes = hypervolume_growth(values, reference)
     workers = {name: f"worker {i + 1}" for i, name in enumerate(dict.fromkeys(t.worker for t in finished))}
     start = finished[0].finished_s
@@ -277,7 +280,9 @@ def _agreement(pairs: Sequence[tuple[float, float]]) -> RankAgreement:
 
 def _notes(place: TargetContext) -> tuple[str, ...]:
     keys = ", ".join(place.profile.unverified)
-    return (f"Predictions rest on numbers of profile {place.profile.name} that are not verified: {keys}.",) if keys else ()
+    return (
+        (f"Predictions rest on numbers of profile {place.profile.name} that are not verified: {keys}.",) if keys else ()
+    )
 
 
 def _strategy(context: SearchContext) -> str:
@@ -316,7 +321,7 @@ def _comparison(
     rows = []
     for outcome, result in zip(outcomes, results, strict=True):
         identity = result.budgets[0].identity
-        network = next(n for n in networks_of(outcome.finished) if n.plan.digest == identity)
+        network = next(n for n in outcome.networks if n.plan.digest == identity)
         on = tuple(_on_target(analyst, network, other.place) for other in outcomes)
         rows.append(PlanEverywhere(result.name, network.plan.digest, on))
     return tuple(rows)

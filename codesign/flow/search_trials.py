@@ -1,10 +1,12 @@
 """The trials of a joint search on one target."""
 
+import math
 import time
 from collections.abc import Sequence
 
 from codesign.errors import CodesignError, InfeasibleBudgetError
 from codesign.flow.search_context import SearchContext, TargetContext
+from codesign.flow.search_points import FoundNetwork
 from codesign.flow.search_pricing import (
     DECIDED,
     architecture_name,
@@ -17,25 +19,27 @@ from codesign.flow.search_pricing import (
 from codesign.flow.variant_analysis import VariantAnalyst
 from codesign.search.joint_allocation import allocate, least_total
 from codesign.search.joint_problem import JointAllocation, JointProblem
-from codesign.search.joint_study import Candidate, FinishedTrial, JointStudy, Outcome, StudyOptions
+from codesign.search.joint_study import Candidate, JointStudy, Outcome, StudyOptions
 from codesign.search.pareto import dominates
 
 CERTAIN = 2.0
 """Standard errors by which a variant's loss in floating point must exceed that of a point before it is discarded."""
 
 
-def open_study(context: SearchContext, place: TargetContext) -> JointStudy:
+def open_study(context: SearchContext, place: TargetContext, share: float = 1.0) -> JointStudy:
     """Opens the study of a target.
 
     Args:
         context: The search.
         place: The target.
+        share: Of the run file's trials, how many may be drawn.
 
     Returns:
         The study; what it holds from before is kept.
     """
     section = context.search.search
-    options = StudyOptions(section.sampler, section.trials, section.metrics, section.points, context.search.seed)
+    trials = None if section.trials is None else math.ceil(section.trials * share)
+    options = StudyOptions(section.sampler, trials, section.metrics, section.points, context.search.seed)
     return JointStudy(context.storage, f"{context.search.name} on {place.target.name}", context.space, options)
 
 
@@ -52,32 +56,31 @@ class TrialEvaluator:
         self._context, self._place, self._analyst = context, place, analyst
         self._limits = limits_of(context.search.search.limits, place)
 
-    def evaluate(self, candidate: Candidate, finished: Sequence[FinishedTrial]) -> Outcome:
+    def evaluate(self, candidate: Candidate, reached: Sequence[FoundNetwork]) -> Outcome:
         """Decides widths and places of a candidate and measures the network's loss on search data.
 
         Args:
             candidate: What to evaluate.
-            finished: Trials so far: what they reached need not be reached again.
+            reached: Networks so far: what they reached need not be reached again.
 
         Returns:
             What came of it; an error of this candidate is an outcome too.
         """
         try:
-            return self._evaluate(candidate, finished)
+            return self._evaluate(candidate, reached)
         except InfeasibleBudgetError as error:
             return Outcome("infeasible", None, {"reason": str(error)})
         except CodesignError as error:
             return Outcome("failed", None, {"reason": str(error)})
 
-    def _evaluate(self, candidate: Candidate, finished: Sequence[FinishedTrial]) -> Outcome:
+    def _evaluate(self, candidate: Candidate, reached: Sequence[FoundNetwork]) -> Outcome:
         variant = candidate.variant
         screened = self._analyst.screen(variant)
         optimistic = screened.float_loss.value - CERTAIN * screened.float_loss.standard_error
         bound = (optimistic, *lower_bounds(self._place, screened.program, screened.facts))
-        for trial in finished:
-            values = trial.outcome.values
-            if trial.outcome.kind == "evaluated" and values is not None and dominates(values, bound):
-                reason = f"trial {trial.candidate.number} is better than anything that it could reach"
+        for network in reached:
+            if dominates(network.values, bound):
+                reason = f"trial {network.trial} is better than anything that it could reach"
                 return Outcome("discarded", bound, {"reason": reason})
         analysed = self._analyst.analyse(variant)
         problem = problem_of(self._place, analysed)

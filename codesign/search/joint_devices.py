@@ -1,9 +1,8 @@
 """The joint problem of a network on one device."""
 
-import math
 from collections.abc import Mapping, Sequence
 
-from codesign.cost.base import DEFAULT_BITS, CostModel, live_bytes
+from codesign.cost.base import CostModel
 from codesign.plan.facts import GraphFacts
 from codesign.quantization.scheme import BitWidths
 from codesign.search.from_facts import problem_from_facts

@@ -79,7 +79,7 @@ def _steps(problem: JointProblem, metric: str, limits: Mapping[str, float]) -> t
 def _spread(
     problem: JointProblem, metric: str, limits: Mapping[str, float], points: int
 ) -> tuple[JointAllocation, ...]:
-    if points < 2:  # noqa: PLR2004  # both ends
+    if points < 2:  # both ends
         raise InputError(f"points of a front: got {points}, at least 2 are needed; raise it")
     best = allocate(problem, limits)
     least = least_total(problem, metric, limits)

@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,13 +129,16 @@ class JointStudy:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space, self._options = space, options
+        self._asked: dict[int, Trial] = {}
         self._study: Study = optuna.create_study(
             storage=open_storage(storage),
             study_name=name,
             directions=["minimize"] * (1 + len(METRICS)),
             load_if_exists=True,
         )
-        self._study.set_metric_names(["loss_nats", *METRICS])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.set_metric_names(["loss_nats", *METRICS])
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
         self._distributions = _distributions(space, options.metrics)
         members = variant_count(space) * len(options.metrics) * options.points
@@ -157,7 +161,9 @@ class JointStudy:
             return None
         self._study.sampler = sampler_for(self._options.sampler, self._options.seed, turn)
         trial = self._study.ask(self._distributions)
+        _ = trial.relative_params  # also where all is given: a sampler counts only trials that it was asked about
         trial.set_user_attr(_WORKER, self._worker)
+        self._asked[trial.number] = trial
         return self._candidate(trial)
 
     def enqueue(self, variant: Variant, metric: str, share: float) -> None:
@@ -174,14 +180,13 @@ class JointStudy:
         """Ends a trial.
 
         Args:
-            candidate: What was asked.
+            candidate: What this object was asked for.
             outcome: What came of it.
         """
         from optuna.trial import TrialState
 
-        trial = self._frozen(candidate.number)
         record = {"kind": outcome.kind, "record": outcome.record}
-        self._study._storage.set_trial_user_attr(trial._trial_id, _OUTCOME, json.dumps(record))  # noqa: SLF001  # the public way needs the object that asked
+        self._asked.pop(candidate.number).set_user_attr(_OUTCOME, json.dumps(record))
         if outcome.values is not None:
             self._study.tell(candidate.number, list(outcome.values))
         else:
@@ -198,12 +203,11 @@ class JointStudy:
         Yields:
             Nothing; the trial is reported alive until the block ends.
         """
-        stop = threading.Event()
-        trial_id = self._frozen(candidate.number)._trial_id  # noqa: SLF001  # storages know trials by it
+        stop, trial = threading.Event(), self._asked[candidate.number]
 
         def beat() -> None:
             while not stop.wait(HEARTBEAT_S):
-                self._study._storage.set_trial_user_attr(trial_id, _HEARTBEAT, time.time())  # noqa: SLF001  # as above
+                trial.set_user_attr(_HEARTBEAT, time.time())
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -255,9 +259,6 @@ class JointStudy:
 
     def _trials(self) -> "Sequence[FrozenTrial]":
         return self._study.get_trials(deepcopy=False)
-
-    def _frozen(self, number: int) -> "FrozenTrial":
-        return self._trials()[number]
 
     def _candidate(self, trial: "Trial | FrozenTrial") -> Candidate:
         params = dict(trial.params)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optuna.storages import JournalStorage, RDBStorage
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from codesign.errors import InputError, first_line
 
@@ -17,7 +17,7 @@ JOURNAL = "journal:"
 """How the name of a journal file begins; any other name is a database URL."""
 
 
-class KernelLock(BaseJournalFileLock):
+class KernelLock(JournalFileOpenLock):
     """A lock that the system gives back when its holder dies, however it dies.
 
     Optuna's own locks are files that outlive a killed process, so that the others wait for half a minute.
@@ -27,6 +27,7 @@ class KernelLock(BaseJournalFileLock):
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
         self._path = path.with_name(path.name + ".lock")
         self._descriptor: int | None = None
 
@@ -71,8 +72,8 @@ def open_storage(name: str) -> "BaseStorage":
         return RDBStorage(name)
     except Exception as error:  # each database's driver has errors of its own
         raise InputError(
-            f"storage: {_without_password(name)} cannot be used ({first_line(error)}); check that the server runs, that "
-            "its driver is installed and that the database exists"
+            f"storage: {_without_password(name)} cannot be used ({first_line(error)}); check that the server runs, "
+            "that its driver is installed and that the database exists"
         ) from error
 
 

@@ -1,0 +1,139 @@
+"""Measurements correct a target's cost model while its search runs."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from codesign.cost.base import price
+from codesign.cost.corrected import CorrectedModel, Correction, MeasuredNetwork, fit_correction
+from codesign.files import write_bytes
+from codesign.flow.runners import MEASURED
+from codesign.flow.search_context import SearchContext, TargetContext
+from codesign.flow.search_finalists import build_finalists
+from codesign.flow.search_points import FoundNetwork, finalists_of
+from codesign.flow.variant_analysis import VariantAnalyst
+
+CORRECTION = "correction.json"
+FIRST_PART = 0.5
+"""Share of a search's budget that is spent before the first networks are measured."""
+LEAST_NETWORKS = 4
+"""Networks that are measured for a correction, at least."""
+_CORRECTION = TypeAdapter(Correction)
+
+
+def is_corrected_while_searching(context: SearchContext, place: TargetContext) -> bool:
+    """Whether networks are measured halfway: something can be timed, and finalists are wanted at all.
+
+    Args:
+        context: The search.
+        place: The target.
+
+    Returns:
+        False for simulated targets, whose latency is the cost model's own, and for several devices.
+    """
+    several = bool(place.target.devices) or max(place.target.mesh_shape) > 1
+    return place.target.runner in MEASURED and not several and context.search.search.finalists > 0
+
+
+def file_of(context: SearchContext, place: TargetContext) -> Path:
+    """Where a target's correction is kept.
+
+    Args:
+        context: The search.
+        place: The target.
+
+    Returns:
+        The file, which may not exist yet.
+    """
+    return context.folder / "targets" / place.target.name / CORRECTION
+
+
+def corrected(context: SearchContext, place: TargetContext) -> TargetContext:
+    """The target with its cost model corrected, as far as anything was measured.
+
+    Args:
+        context: The search.
+        place: The target.
+
+    Returns:
+        The target.
+    """
+    path = file_of(context, place)
+    if not path.is_file():
+        return place
+    correction = _CORRECTION.validate_json(path.read_bytes())
+    return dataclasses.replace(place, cost_model=CorrectedModel(place.cost_model, correction))
+
+
+def measure_and_correct(
+    context: SearchContext, place: TargetContext, analyst: VariantAnalyst, networks: Sequence[FoundNetwork]
+) -> None:
+    """Builds the best networks so far and fits the correction to them; done once for a target.
+
+    Args:
+        context: The search.
+        place: The target, not corrected.
+        analyst: Knows the variants.
+        networks: Found so far.
+    """
+    path = file_of(context, place)
+    if path.is_file():
+        return
+    chosen = finalists_of(networks, max(LEAST_NETWORKS, context.search.search.finalists))
+    built = build_finalists(context, place, analyst, chosen)
+    measured = []
+    for network in chosen:
+        found = built[network.plan.digest]
+        if not isinstance(found, str):
+            facts = analyst.screen(network.variant).facts
+            predicted_s = price(place.cost_model, facts, network.plan).latency_s
+            measured.append(MeasuredNetwork(predicted_s, calls_of(place, network, analyst), found.latency.median_s))
+    correction = fit_correction(measured)
+    write_bytes(path, _CORRECTION.dump_json(correction, indent=1))
+    context.progress.note(
+        f"{place.target.name}: {len(measured)} networks measured; latencies are now {correction.scale:.3g} x predicted "
+        f"+ {correction.call_s * 1e6:.3g} us a call"
+    )
+
+
+def calls_of(place: TargetContext, network: FoundNetwork, analyst: VariantAnalyst) -> int:
+    """How many nodes of a network cost something.
+
+    Args:
+        place: The target.
+        network: The network.
+        analyst: Knows the variants.
+
+    Returns:
+        The number of calls.
+    """
+    bits_of = network.plan.bits_of
+    usual = place.widths[-1]
+    facts = analyst.screen(network.variant).facts
+    return sum(place.cost_model.price_node(node, bits_of.get(node.name, usual)).latency_s > 0 for node in facts.nodes)
+
+
+def repriced(
+    place: TargetContext, analyst: VariantAnalyst, networks: Sequence[FoundNetwork]
+) -> tuple[FoundNetwork, ...]:
+    """Networks as the corrected model prices them; those of other models stay as they are.
+
+    Args:
+        place: The target, corrected where anything was measured.
+        analyst: Knows the variants.
+        networks: As trials recorded them.
+
+    Returns:
+        The same networks, in the same order.
+    """
+    if not isinstance(place.cost_model, CorrectedModel):
+        return tuple(networks)
+    found = []
+    for network in networks:
+        cost = price(place.cost_model, analyst.screen(network.variant).facts, network.plan)
+        metrics = {**network.metrics, "latency_s": cost.latency_s, "energy_j": cost.energy_j}
+        values = (network.values[0], cost.latency_s, cost.energy_j, *network.values[3:])
+        found.append(dataclasses.replace(network, metrics=metrics, values=values))
+    return tuple(found)

@@ -1,0 +1,58 @@
+"""Corrections of a cost model by measured networks."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codesign.cost.corrected import CorrectedModel, Correction, MeasuredNetwork, fit_correction
+from codesign.cost.select import cost_model_for
+from codesign.errors import InputError
+from codesign.hardware.catalog import load_profile
+from codesign.plan.facts import ConvGeometry
+from codesign.quantization.scheme import BitWidths
+from codesign.testing.cost_conformance import move_node, multiply_node
+
+BASE = cost_model_for(load_profile("raspberry-pi-4"))
+CONV = multiply_node("c", "Conv", ConvGeometry(1, 16, 16, (3, 3), (1, 1), (32, 32), (32, 32), 1))
+RELU = move_node("r", "Relu", 1000, 1000)
+BITS = BitWidths(8, 8)
+
+
+NETWORKS = st.lists(st.tuples(st.floats(1e-5, 1e-2), st.integers(1, 90)), min_size=3)
+
+
+@given(st.floats(0.2, 5), st.floats(0, 1e-5), NETWORKS)
+def test_a_true_correction_is_found(scale: float, call_s: float, networks: list[tuple[float, int]]) -> None:
+    measured = [MeasuredNetwork(p, n, scale * p + n * call_s) for p, n in networks]
+    found = fit_correction(measured)
+    for network in measured:
+        again = found.scale * network.predicted_s + network.calls * found.call_s
+        assert again == pytest.approx(network.measured_s, rel=1e-6)
+
+
+def test_few_networks_give_the_scale_alone() -> None:
+    found = fit_correction([MeasuredNetwork(1.0, 10, 2.0), MeasuredNetwork(1.0, 20, 2.0)])
+    assert found == Correction(pytest.approx(2.0), 0.0, 2)
+    assert fit_correction([]) == Correction()
+
+
+def test_a_latency_of_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="not above 0"):
+        fit_correction([MeasuredNetwork(0.0, 1, 1.0)])
+
+
+def test_prices_are_corrected_and_idle_power_follows() -> None:
+    before = BASE.price_node(CONV, BITS)
+    model = CorrectedModel(BASE, Correction(2.0, 1e-6, 4))
+    after = model.price_node(CONV, BITS)
+    assert after.latency_s == pytest.approx(2 * before.latency_s + 1e-6)
+    idle_j = BASE.profile.idle_power_w * (after.latency_s - before.latency_s)
+    assert after.energy_j == pytest.approx(before.energy_j + idle_j)
+    assert model.provenance == "calibrated"
+
+
+def test_no_correction_changes_nothing() -> None:
+    model = CorrectedModel(BASE, Correction())
+    assert model.price_node(CONV, BITS) == BASE.price_node(CONV, BITS)
+    assert model.price_node(RELU, BITS) == BASE.price_node(RELU, BITS)
+    assert model.provenance == BASE.provenance
