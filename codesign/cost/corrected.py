@@ -22,6 +22,10 @@ from codesign.quantization.scheme import BitWidths
 
 FOR_BOTH = 3
 """Networks from which on the seconds of a call are fitted too; fewer give the scale alone."""
+PRIOR = 0.3
+"""How strongly the scale is held to that which explains the networks alone: a misfit of the whole scale weighs as much
+as a relative error of 0.3 in one network. Networks of about equal depth cannot tell a call from the rest, and without
+this the scale may become 0, after which all networks of one depth would seem equally fast."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Correction:
 
 
 def fit_correction(measured: Sequence[MeasuredNetwork]) -> Correction:
-    """The correction with the least sum of squared relative errors; neither number is negative.
+    """The correction with the least sum of squared relative errors and of the prior's; neither number is negative.
 
     Args:
         measured: Networks; without any nothing is corrected.
@@ -71,11 +75,13 @@ def fit_correction(measured: Sequence[MeasuredNetwork]) -> Correction:
     if min(min(m.predicted_s, m.measured_s) for m in measured) <= 0:
         raise InputError("a predicted or measured latency is not above 0; measure networks that take time")
     rows = np.array([[m.predicted_s / m.measured_s, m.calls / m.measured_s] for m in measured])
-    columns = rows if len(measured) >= FOR_BOTH else rows[:, :1]
-    units = columns.max(axis=0)
-    found = nnls(columns / units, np.ones(len(measured)))[0] / units
-    call_s = float(found[1]) if len(found) > 1 else 0.0
-    return Correction(float(found[0]), call_s, len(measured))
+    alone = float(rows[:, 0].sum() / (rows[:, 0] @ rows[:, 0]))
+    if len(measured) < FOR_BOTH:
+        return Correction(alone, 0.0, len(measured))
+    units = rows.max(axis=0)
+    held = np.array([PRIOR / alone, 0.0])
+    scale, call_s = nnls(np.vstack([rows, held]) / units, np.array([*np.ones(len(measured)), PRIOR]))[0] / units
+    return Correction(float(scale), float(call_s), len(measured))
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,23 @@ BITS = BitWidths(8, 8)
 NETWORKS = st.lists(st.tuples(st.floats(1e-5, 1e-2), st.integers(1, 90)), min_size=3)
 
 
-@given(st.floats(0.2, 5), st.floats(0, 1e-5), NETWORKS)
-def test_a_true_correction_is_found(scale: float, call_s: float, networks: list[tuple[float, int]]) -> None:
-    measured = [MeasuredNetwork(p, n, scale * p + n * call_s) for p, n in networks]
-    found = fit_correction(measured)
-    for network in measured:
-        again = found.scale * network.predicted_s + network.calls * found.call_s
-        assert again == pytest.approx(network.measured_s, rel=1e-6)
+@given(st.floats(0.2, 5), NETWORKS)
+def test_a_true_scale_is_found(scale: float, networks: list[tuple[float, int]]) -> None:
+    found = fit_correction([MeasuredNetwork(p, n, scale * p) for p, n in networks])
+    for predicted_s, calls in networks:
+        assert found.scale * predicted_s + calls * found.call_s == pytest.approx(scale * predicted_s, rel=1e-6)
+
+
+def test_calls_are_told_from_the_rest_where_depths_differ() -> None:
+    networks = [(1e-5, 10), (1e-5, 80), (8e-5, 10), (8e-5, 80), (4e-5, 40), (4e-5, 20)]
+    found = fit_correction([MeasuredNetwork(p, n, 1.5 * p + n * 1e-6) for p, n in networks])
+    assert found.scale == pytest.approx(1.5, rel=0.1)
+    assert found.call_s == pytest.approx(1e-6, rel=0.1)
+
+
+def test_networks_of_one_depth_keep_their_order() -> None:
+    found = fit_correction([MeasuredNetwork(p, 40, 5e-5) for p in (1e-5, 2e-5, 3e-5)])
+    assert found.scale > 0.2
 
 
 def test_few_networks_give_the_scale_alone() -> None:
