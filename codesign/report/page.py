@@ -39,18 +39,20 @@ _KINDS = (
 )
 
 
-def write_page(title: str, sections: Iterable[str], path: Path) -> None:
+def write_page(title: str, sections: Iterable[str], path: Path, style: str = "") -> None:
     """Writes a page that needs no network and no other file, at once or not at all.
 
     Args:
         title: Plain text.
         sections: HTML of the body.
         path: Destination.
+        style: CSS of parts that only this page has.
     """
     script = plotly.offline.get_plotlyjs()
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)} · codesign</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style><script>{script}</script></head>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}{style}</style>'
+        f"<script>{script}</script></head>"
         f"<body>{''.join(sections)}</body></html>\n"
     )
     write_bytes(path, page.encode())

@@ -175,6 +175,16 @@ class TargetResult:
         return self.point(self.budgets[0].identity) if self.budgets and self.budgets[0].identity is not None else None
 
     @property
+    def built(self) -> tuple[SearchPoint, ...]:
+        """Points whose product was run, the fastest first by what was predicted."""
+        return tuple(sorted((p for p in self.points if p.finalist), key=lambda p: p.predicted.latency_s))
+
+    @property
+    def test_sets(self) -> tuple[str, ...]:
+        """Names of the test sets that products were run on, in their order."""
+        return tuple(dict.fromkeys(name for p in self.points if p.finalist for name in p.finalist.accuracy))
+
+    @property
     def reference_volume(self) -> float:
         """Volume of the box between zero and the reference point."""
         return math.prod(objective.reference for objective in self.objectives)

@@ -194,7 +194,17 @@ class SearchPoint:
     failure: str | None = None
 
     @property
-    def best_loss_nats(self) -> float:
-        """The loss that was measured, of the product where there is one; else the expected loss."""
-        found = self.finalist.loss if self.finalist is not None and self.finalist.loss is not None else self.loss
-        return self.predicted.loss_nats if found is None else found.value
+    def average_bits(self) -> float:
+        """Mean width of a weight."""
+        elements = sum(layer.weight_elements for layer in self.layers)
+        return sum(layer.weight_bits * layer.weight_elements for layer in self.layers) / max(elements, 1)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where its layers run, in the order of the layers; one empty name on a target of one device."""
+        return tuple(dict.fromkeys(layer.place for layer in self.layers))
+
+    @property
+    def measured_loss(self) -> Estimate | None:
+        """The loss that was measured: of the product where there is one, else with shared weights."""
+        return self.finalist.loss if self.finalist is not None and self.finalist.loss is not None else self.loss

@@ -1,4 +1,7 @@
-"""A report whose every text would break a page or a table that does not escape it."""
+"""Reports whose every text would break a page or a table that does not escape it."""
+
+import dataclasses
+import random
 
 import pytest
 
@@ -34,6 +37,32 @@ from codesign.report.contents import (
     RunReport,
     mark_front,
 )
+from codesign.report.search_contents import (
+    BudgetPlan,
+    ElasticTraining,
+    JointSearch,
+    Objective,
+    PlanEverywhere,
+    PlanOnTarget,
+    RankAgreement,
+    ReasonCount,
+    SearchSpace,
+    SpaceAxis,
+    TargetResult,
+    TrialDone,
+)
+from codesign.report.search_point import (
+    Finalist,
+    InnerDecision,
+    LayerDecision,
+    PointPrediction,
+    ProductAccuracy,
+    SearchPoint,
+    ShadowPrice,
+    Stage,
+    VariantShown,
+)
+from codesign.search.pareto import non_dominated
 
 NASTY = "<script>alert('x')</script>&\"[/bold][red]"
 
@@ -171,3 +200,134 @@ def analysis() -> Analysis:
         cost=AnalysisCost(12.0, 23.0, 2**30, 17.5, {"hessian-trace": 11.0}),
         environment={"machine": "CPU " + NASTY},
     )
+
+
+AXES = (
+    SpaceAxis("depth1", (1, 2, 4)),
+    SpaceAxis("width1", (16, 32, 64)),
+    SpaceAxis("squeeze", (0.25, 0.5)),
+    SpaceAxis("stem_kernel", (3,)),
+    SpaceAxis("pair_order", ("alternating", "vertical-first")),
+)
+
+
+def _point(draw: random.Random, number: int, places: tuple[str, ...], nasty: str) -> SearchPoint:
+    """Deeper and wider variants lose less and take longer; so do more bits."""
+    choices = {axis.name: draw.choice(axis.values) for axis in AXES}
+    depth, width = int(choices["depth1"]), int(choices["width1"])
+    stages = (
+        Stage("stem" + nasty, width, 1, 1),
+        *(Stage(f"stage {i + 1}", width << i, depth << (i % 2), min(i + 1, 2)) for i in range(3)),
+        Stage("tail", 4 * width, 1, 1),
+        Stage("classifier", 10, 1, 1),
+    )
+    layers = tuple(
+        LayerDecision(f"stage{i // 6}.block{i % 6}.conv{nasty}", draw.choice((2, 4, 4, 8)), 8, 20_000 * width,
+                      64 * width, draw.choice(places))
+        for i in range(6 + 8 * depth)
+    )  # fmt: skip
+    bits = sum(layer.weight_bits for layer in layers) / len(layers)
+    work = depth * width
+    latency_s, noise = 1e-5 * (work + 20) * (0.8 + bits / 20), draw.uniform(0.95, 1.2)
+    floating = Estimate(0.35 + 2.0 / (4 + work**0.5) * noise, 0.02)
+    predicted = PointPrediction(latency_s, 0.9 * latency_s * noise, 800.0 * width, 24.0 * work * bits, floating,
+                                0.4 * 2.0 ** (2 - bits))  # fmt: skip
+    loss = Estimate(predicted.loss_nats * draw.uniform(0.97, 1.1), 0.021) if number % 3 else None
+    price = ShadowPrice("latency_s", latency_s, "s", 0.05 / latency_s)
+    decision = InnerDecision("optimal", "integer programme", predicted.loss_increase_nats, 0.0, 0.031)
+    variant = VariantShown(f"{number:012x}", choices, stages)
+    return SearchPoint(f"{number:06x}{nasty}", variant, layers, predicted, loss, decision, (price,))
+
+
+def _finalist(draw: random.Random, point: SearchPoint, nasty: str) -> Finalist:
+    right = 1.05 - point.predicted.loss_nats / 2
+    accuracy = {
+        name: ProductAccuracy(Estimate(scale * right, 0.009), Estimate(scale * right - 0.01, 0.0095))
+        for name, scale in (("test", 1.0), ("rotated" + nasty, 0.7))
+    }
+    median_s = point.predicted.latency_s * draw.uniform(0.9, 1.3)
+    latency = Latency("tvm", median_s, 0.95 * median_s, 0.1 * median_s, 50, 1, "measured")
+    expected = point.predicted
+    return Finalist(True, accuracy, Estimate(expected.loss_nats - 0.03, 0.02), latency, expected.latency_s,
+                    1.1 * expected.energy_j, "measured", "RAPL" + nasty, int(1.1 * expected.weight_bytes),
+                    f"artifacts/{point.identity}")  # fmt: skip
+
+
+def _search_target(name: str, seed: int, places: tuple[str, ...], nasty: str) -> TargetResult:
+    draw = random.Random(seed)
+    points = [_point(draw, number, places, nasty) for number in range(40)]
+    costs = [(p.measured_loss.value if p.measured_loss else p.predicted.loss_nats, p.predicted.latency_s,
+              p.predicted.energy_j) for p in points]  # fmt: skip
+    front = non_dominated(costs)
+    built, failing = front[::2], front[-1]
+    for i in front:
+        points[i] = dataclasses.replace(points[i], on_front=True)
+    for i in built:
+        points[i] = dataclasses.replace(points[i], finalist=_finalist(draw, points[i], nasty))
+    points[failing] = dataclasses.replace(points[failing], finalist=None, failure="compiler: [/tmp/x] " + nasty)
+    trials = []
+    volume = 0.0
+    for number in range(40):
+        volume += (2.0 * 5e-3 * 5e-3 - volume) * draw.uniform(0.0, 0.15) * (number % 4 == 0)
+        trials.append(TrialDone(number, 3.0 + 2.4 * number, volume, f"{number % 2}{nasty}"))
+    limit = {"latency_s": 1.5 * points[built[0]].predicted.latency_s, "energy_j": 1e-3}
+    prices = tuple(ShadowPrice(m, v, u, n) for (m, v), u, n in zip(limit.items(), ("s", "J"), (42.0, 0.0), strict=True))
+    return TargetResult(
+        name=name,
+        description="A machine " + nasty,
+        profile=name,
+        profile_notes=("energies are assumed " + nasty,),
+        runner="the local runner " + nasty,
+        cost_provenance="calibrated",
+        joint_points=432 * 3**22,
+        objectives=(Objective("loss_nats", 2.0), Objective("latency_s", 5e-3), Objective("energy_j", 5e-3)),
+        trials=tuple(trials),
+        discarded=(ReasonCount("a lower bound on latency is above the budget " + nasty, 212),),
+        failed=(ReasonCount("CompileError: [/tmp/x] " + nasty, 1),),
+        points=tuple(points),
+        budgets=(
+            BudgetPlan(limit, points[built[0]].identity, None, prices),
+            BudgetPlan({"weight_bytes": 10.0}, None, "the least weight_bytes is 1,200 " + nasty),
+        ),
+        latency_agreement=RankAgreement(0.87, len(built)),
+        loss_agreement=RankAgreement(None, 2),
+    )
+
+
+def example_search(nasty: str) -> JointSearch:
+    """Two targets, one of two devices, with everything that a search can find."""
+    targets = (_search_target("host-cpu", 1, ("",), nasty), _search_target("cpu+npu", 2, ("cpu", "npu" + nasty), nasty))
+    plans = []
+    for index, own in enumerate(targets):
+        assert own.chosen is not None
+        cells = [
+            PlanOnTarget(
+                t.name, 1e-3 * (1 + index + 2 * i), 2e-3 * (2 - index), 0.4 + index / 9, "calibrated", "measured"
+            )
+            for i, t in enumerate(targets)
+        ]
+        if index == 1:
+            cells[0] = PlanOnTarget("host-cpu", None, None, None, "calibrated", "measured", "no npu there " + nasty)
+        plans.append(PlanEverywhere(own.name, own.chosen.identity, tuple(cells)))
+    return JointSearch(
+        name="digits" + nasty,
+        seed=7,
+        data={"train": "1,078 samples of digits " + nasty, "search": "269 samples", "test": "450 samples"},
+        environment={"machine": "CPU " + nasty, "codesign": "0.1.0"},
+        strategy="NSGA-II " + nasty,
+        budget="40 trials " + nasty,
+        storage="journal:runs/digits/study.journal" + nasty,
+        dashboard_command="optuna-dashboard runs/digits/study.journal" + nasty,
+        workers=2,
+        seconds=103.5,
+        space=SearchSpace("squeezenext" + nasty, AXES, 36),
+        elastic=ElasticTraining("largest, smallest and 2 random variants a step " + nasty, 20, 41.5, 61_234),
+        targets=targets,
+        comparison=tuple(plans),
+    )
+
+
+@pytest.fixture
+def search() -> JointSearch:
+    """A joint search."""
+    return example_search(NASTY)
