@@ -82,7 +82,7 @@ class Supernet(nn.Module):
         """
         module = self._structure(variant).module
         given = self.weights_of(variant) if weights is None else weights
-        output: Tensor = functional_call(module, dict(given), (images,), strict=True)
+        output: Tensor = functional_call(module, dict(given), (images,))
         return output
 
     def extract(self, variant: Variant) -> nn.Module:

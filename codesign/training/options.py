@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from codesign.config import StrictModel
+from codesign.quantization.scheme import WEIGHT_BITS
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -72,4 +73,39 @@ class TrainingOptions(StrictModel):
     def _warmup_ends(self) -> "TrainingOptions":
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs; make it smaller")
+        return self
+
+
+FLOAT_BITS = 32
+"""Stands for a weight in floating point among widths."""
+
+
+class ElasticOptions(TrainingOptions):
+    """How weights that all variants of a space share are trained.
+
+    Attributes:
+        epochs: Passes over the training data.
+        learning_rate: Peak rate.
+        weight_decay: Applied to weights of two or more dimensions; not to biases and BatchNorm.
+        random_variants: Variants drawn at random for each batch, beside the largest and the smallest.
+        distillation: Whether all but the largest variant learn the largest one's outputs instead of the labels.
+        weight_bits: Widths that layers of all but the largest variant are trained at, drawn for each batch; 32 stands
+            for floating point, and is all there is where this is empty.
+        device: Where to train.
+        precision: What convolutions and products are computed in; None for bfloat16 on `cuda` and float32 elsewhere.
+    """
+
+    epochs: Count = 30
+    random_variants: Annotated[int, Field(ge=0)] = 2
+    distillation: bool = True
+    weight_bits: tuple[int, ...] = ()
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["float32", "bfloat16"] | None = None
+
+    @model_validator(mode="after")
+    def _widths_exist(self) -> "ElasticOptions":
+        allowed = (*WEIGHT_BITS, FLOAT_BITS)
+        unknown = sorted(set(self.weight_bits) - set(allowed))
+        if unknown:
+            raise ValueError(f"weight_bits {unknown} are not supported; choose from {list(allowed)}")
         return self

@@ -20,9 +20,10 @@ from codesign.progress import Silent
 from codesign.training.dataset import Dataset
 from codesign.training.evaluation import accuracy, cross_entropy, predict
 from codesign.training.loading import load_digits_dataset
+from codesign.training.optimizers import learning_rate_at
 from codesign.training.options import Preprocessing, TrainingOptions
 from codesign.training.splits import split_calibration_search_test
-from codesign.training.trainer import learning_rate_at, train
+from codesign.training.trainer import train
 
 PREPROCESSING = Preprocessing(scale=1 / 16, mean=(0.3,), std=(0.4,))
 SGD = TrainingOptions(epochs=4, batch_size=16, learning_rate=0.05, crop_padding=1)
