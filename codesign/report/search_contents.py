@@ -74,7 +74,7 @@ class TrialDone:
         number: Of the trial.
         seconds: Since the search began, measured.
         hypervolume: That the front so far dominates below the reference, in the product of the objectives' units.
-        worker: Which worker ran the trial.
+        worker: Which worker ran the trial, such as `worker 2`.
     """
 
     number: int
@@ -135,7 +135,7 @@ class TargetResult:
         description: Of the target.
         profile: Name of its hardware profile.
         profile_notes: What is not verified about the profile.
-        runner: How finalists are run, in words.
+        runner: What runs finalists, such as `local`.
         cost_provenance: What predicted latency and energy are.
         joint_points: Number of combinations of variant, bits and places.
         objectives: What was made small, with the reference point.
@@ -145,7 +145,8 @@ class TargetResult:
         points: All that were decided, the front's among them.
         budgets: The first is the target's choice.
         latency_agreement: Of predicted and measured latency, over finalists.
-        loss_agreement: Of predicted and measured loss.
+        loss_agreement: Of predicted and measured loss, over finalists.
+        joint_points_at_least: Whether there may be more joint points, because not every variant was looked at.
     """
 
     name: str
@@ -163,6 +164,7 @@ class TargetResult:
     budgets: tuple[BudgetPlan, ...]
     latency_agreement: RankAgreement
     loss_agreement: RankAgreement
+    joint_points_at_least: bool = False
 
     @property
     def front(self) -> tuple[SearchPoint, ...]:
@@ -253,7 +255,7 @@ class JointSearch:
         storage: Where the study is kept.
         dashboard_command: What opens it in `optuna-dashboard`.
         workers: Processes that searched.
-        seconds: From the first trial to the end, measured.
+        seconds: That the search took, training of shared weights included, measured.
         space: What was searched.
         elastic: How shared weights were trained; None where variants brought their own.
         targets: At least one.

@@ -42,7 +42,7 @@ def progress_figure(target: TargetResult) -> go.Figure:
                 y=[share for _, share in own],
                 text=[f"trial {trial.number}" for trial, _ in own],
                 mode="markers",
-                name=f"worker {escape(worker)}",
+                name=escape(worker),
                 marker={"color": PALETTE[index % len(PALETTE)], "size": 7},
                 hovertemplate="%{text}: %{y:.4g} % after %{x:.4g} s<extra></extra>",
             )

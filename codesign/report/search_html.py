@@ -7,7 +7,7 @@ from pathlib import Path
 from codesign.report.page import origin_block, table, tag, tiles, write_page
 from codesign.report.quantities import seconds
 from codesign.report.search_contents import JointSearch
-from codesign.report.search_metrics import count_text
+from codesign.report.search_metrics import count_text, joint_points_text
 from codesign.report.search_rows import plan_cells
 from codesign.report.search_target_html import target_sections
 
@@ -78,7 +78,7 @@ def _header(search: JointSearch) -> str:
         ("search", seconds(search.seconds), "measured", f"{trials:,} trials, {search.workers} worker(s)"),
     ]
     for target in search.targets:
-        shown.append(("joint points", count_text(target.joint_points), "exact", f"on {target.name}"))
+        shown.append(("joint points", joint_points_text(target), "exact", f"on {target.name}"))
     if elastic is not None:
         more = f"{elastic.epochs} epochs, {elastic.parameters:,} parameters"
         shown.insert(1, ("training of shared weights", seconds(elastic.seconds), "measured", more))

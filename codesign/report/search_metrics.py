@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from codesign.report.quantities import joules, nats, seconds, size
-from codesign.report.search_contents import JointSearch, SearchSpace
+from codesign.report.search_contents import SearchSpace, TargetResult
 from codesign.report.search_point import PointPrediction, ShadowPrice, VariantShown
 
 
@@ -33,19 +33,26 @@ COSTS: Mapping[str, Metric] = {
 }
 """Costs by the name that limits and objectives use."""
 
-LOSS = "loss_nats"
+_OTHERS: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "loss_nats": ("loss", lambda value: f"{nats(value)} nats"),
+    "memory_bytes": ("memory", size),
+    "power_w": ("power", lambda value: f"{value:.3g} W"),
+    "period_s": ("time between results", seconds),
+    "bops": ("bit operations", lambda value: f"{value:.3g}"),
+}
+"""What else is limited or made small: label, and how a value is written; memory is weights and activations."""
 
 
 def metric_label(name: str) -> str:
     """What a metric is called.
 
     Args:
-        name: Of the metric; third-party ones are shown by their name.
+        name: Of the metric.
 
     Returns:
-        In words.
+        In words; one that is not known keeps its name.
     """
-    return "loss" if name == LOSS else COSTS[name].label if name in COSTS else name
+    return COSTS[name].label if name in COSTS else _OTHERS.get(name, (name,))[0]
 
 
 def metric_text(name: str, value: float) -> str:
@@ -58,9 +65,9 @@ def metric_text(name: str, value: float) -> str:
     Returns:
         Such as `1.2 ms`; without a unit for a metric that is not known.
     """
-    if name == LOSS:
-        return f"{nats(value)} nats"
-    return COSTS[name].show(value) if name in COSTS else f"{value:.4g}"
+    if name in COSTS:
+        return COSTS[name].show(value)
+    return _OTHERS[name][1](value) if name in _OTHERS else f"{value:.4g}"
 
 
 def limits_text(limits: Mapping[str, float]) -> str:
@@ -101,18 +108,6 @@ def choices_text(space: SearchSpace, variant: VariantShown) -> str:
     return " ".join(f"{name}={variant.choices[name]}" for name in varied) or "the only variant"
 
 
-def joint_points_text(search: JointSearch) -> str:
-    """How many combinations there are to choose from.
-
-    Args:
-        search: What was found.
-
-    Returns:
-        Such as `3.2e+12 on host-cpu`, exact below a million.
-    """
-    return ", ".join(f"{count_text(t.joint_points)} on {t.name}" for t in search.targets)
-
-
 def count_text(count: int) -> str:
     """A number of things.
 
@@ -126,3 +121,15 @@ def count_text(count: int) -> str:
         return f"{count:,}"
     digits = str(count)
     return f"{digits[0]}.{digits[1]}e{len(digits) - 1}"
+
+
+def joint_points_text(target: TargetResult) -> str:
+    """How many combinations there were to choose from.
+
+    Args:
+        target: For which they were counted.
+
+    Returns:
+        Such as `≥ 3.2e12`.
+    """
+    return ("≥ " if target.joint_points_at_least else "") + count_text(target.joint_points)

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from codesign.report.quantities import nats, seconds
 from codesign.report.search_contents import BudgetPlan, JointSearch, TargetResult
-from codesign.report.search_metrics import count_text, limits_text
+from codesign.report.search_metrics import joint_points_text, limits_text
 from codesign.report.search_rows import agreement_text, front_cells, front_columns, plan_cells
 
 
@@ -46,7 +46,7 @@ def front_table(search: JointSearch, target: TargetResult) -> Table:
     discarded = sum(reason.count for reason in target.discarded)
     caption = (
         f"★ chosen. {len(target.front)} of {len(target.points)} points are on the front; {discarded:,} variants were "
-        f"discarded by bounds. {count_text(target.joint_points)} points in all, {seconds(search.seconds)}."
+        f"discarded by bounds. {joint_points_text(target)} points in all, {seconds(search.seconds)}."
     )
     table = Table(title=f"{search.name} on {target.name}", caption=caption, caption_justify="left")
     for column in front_columns(target):

@@ -27,8 +27,8 @@ def target_sections(search: JointSearch, target: TargetResult) -> Iterator[str]:
     """
     notes = "".join(f'<p class="soft">⚠ {escape(note)}</p>' for note in target.profile_notes)
     yield (
-        f'<h2>{escape(target.name)}</h2><p class="soft">{escape(target.description)}</p><p class="soft">Profile '
-        f"{escape(target.profile)}; products are run by {escape(target.runner)}.</p>{notes}"
+        f'<h2>{escape(target.name)}</h2><p class="soft">{escape(target.description)}</p><p class="soft">Profile: '
+        f"{escape(target.profile)}; runner: {escape(target.runner)}.</p>{notes}"
     )
     yield _choice_tiles(target)
     if target.points:
@@ -183,7 +183,8 @@ def _agreement(target: TargetResult) -> str:
         "<h3>Predicted against measured</h3>"
         f'<div class="pair"><div><p>Latency of products: {agreement_text(target.latency_agreement)}</p>'
         f"{figure_block(figures.latency_agreement_figure(target))}</div>"
-        f"<div><p>Loss with shared weights: {agreement_text(target.loss_agreement)}</p>"
+        f"<div><p>Loss of products: {agreement_text(target.loss_agreement)}; shown is every point, with shared "
+        f"weights</p>"
         f"{figure_block(figures.loss_agreement_figure(target))}</div></div>"
     )
 

@@ -269,7 +269,7 @@ def _search_target(name: str, seed: int, places: tuple[str, ...], nasty: str) ->
     volume = 0.0
     for number in range(40):
         volume += (2.0 * 5e-3 * 5e-3 - volume) * draw.uniform(0.0, 0.15) * (number % 4 == 0)
-        trials.append(TrialDone(number, 3.0 + 2.4 * number, volume, f"{number % 2}{nasty}"))
+        trials.append(TrialDone(number, 3.0 + 2.4 * number, volume, f"worker {number % 2}{nasty}"))
     limit = {"latency_s": 1.5 * points[built[0]].predicted.latency_s, "energy_j": 1e-3}
     prices = tuple(ShadowPrice(m, v, u, n) for (m, v), u, n in zip(limit.items(), ("s", "J"), (42.0, 0.0), strict=True))
     return TargetResult(
@@ -291,6 +291,7 @@ def _search_target(name: str, seed: int, places: tuple[str, ...], nasty: str) ->
         ),
         latency_agreement=RankAgreement(0.87, len(built)),
         loss_agreement=RankAgreement(None, 2),
+        joint_points_at_least=True,
     )
 
 
