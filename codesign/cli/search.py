@@ -53,6 +53,6 @@ def search(
         report = flow.search(file, base, folder, progress, storage, Workers(workers, tuple(again)))
     from codesign.report.search_table import search_lines
 
-    for line in search_lines(report):
-        show(line)
+    for part in search_lines(report):
+        show(part)
     show(f"Report: {folder / 'report.html'}   numbers: {folder / 'report.json'}")

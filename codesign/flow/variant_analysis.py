@@ -275,7 +275,7 @@ def _logits(graph: "TorchGraph", images: NDArray[np.float32]) -> NDArray[np.floa
     import torch
 
     with torch.no_grad():
-        parts = [graph.run(part).numpy() for part in torch.from_numpy(images).split(256)]
+        parts = [graph.run(part).numpy() for part in torch.split(torch.from_numpy(images), 256)]
     return np.concatenate(parts)
 
 

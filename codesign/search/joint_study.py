@@ -25,6 +25,7 @@ from codesign.search.samplers import SamplerName, sampler_for
 from codesign.search.study_storage import open_storage
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
@@ -301,7 +302,7 @@ def _params_of(trial: "FrozenTrial") -> Mapping[str, object]:
     return trial.params or trial.system_attrs.get("fixed_params", {})
 
 
-def _distributions(space: ArchitectureSpace, metrics: Sequence[str]) -> "dict[str, object]":
+def _distributions(space: ArchitectureSpace, metrics: Sequence[str]) -> "dict[str, BaseDistribution]":
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     axes = {axis.name: CategoricalDistribution(axis.values) for axis in space.axes}
