@@ -28,6 +28,8 @@ class JointSection(StrictModel):
         points: Networks of each variant and metric that `exhaustive` evaluates.
         limits: What every network must keep.
         finalists: Networks of the front that are compiled and measured.
+        refinements: Networks that are measured around each finalist, whose widths change while its cost does not grow; 0
+            for none. A target with several devices has none.
         finetune_epochs: Epochs that each finalist is trained by itself, at its widths; 0 for none.
         calibration_samples: Training images from which a variant's BatchNorm statistics are taken.
     """
@@ -40,6 +42,7 @@ class JointSection(StrictModel):
     points: Count = 4
     limits: Budget = Budget()
     finalists: Annotated[int, Field(ge=0)] = 4
+    refinements: Annotated[int, Field(ge=0)] = 20
     finetune_epochs: Annotated[int, Field(ge=0)] = 0
     calibration_samples: Annotated[int, Field(ge=2)] = 1024
 

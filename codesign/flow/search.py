@@ -1,18 +1,20 @@
 """A joint search, from top to bottom: architecture, widths and places in one decision, for one or more targets."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from codesign.architecture.space import variant_count
 from codesign.errors import InputError
 from codesign.files import remove_leftovers
 from codesign.flow.elastic import ELASTIC, train_shared_weights
-from codesign.flow.search_context import SearchContext, open_search
+from codesign.flow.search_context import SearchContext, TargetContext, open_search
 from codesign.flow.search_correction import corrected, repriced
 from codesign.flow.search_finalists import build_finalists
 from codesign.flow.search_loop import ALONE, Workers, run_trials, take_part
 from codesign.flow.search_points import finalists_of, networks_of
-from codesign.flow.search_publish import TargetOutcome, publish_search
+from codesign.flow.search_publish import REPORT_HTML, TargetOutcome, publish_search
+from codesign.flow.search_refinement import refine
 from codesign.flow.search_trials import open_study
 from codesign.flow.variant_analysis import VariantAnalyst
 from codesign.progress import Progress
@@ -50,14 +52,43 @@ def search(
     remove_leftovers(folder)
     started = time.monotonic()
     analyst = VariantAnalyst(context, train_shared_weights(context))
-    outcomes = []
-    for place in context.targets:
-        finished = run_trials(context, place, analyst, workers)
+    outcomes: list[TargetOutcome] = []
+    try:
+        for place in context.targets:
+            outcomes.append(_search_target(context, place, analyst, workers))
+    except KeyboardInterrupt:
+        _publish_what_there_is(context, analyst, outcomes, workers, time.monotonic() - started)
+        raise
+    return publish_search(context, analyst, outcomes, workers.count, time.monotonic() - started)
+
+
+def _search_target(
+    context: SearchContext, place: TargetContext, analyst: VariantAnalyst, workers: Workers
+) -> TargetOutcome:
+    finished = run_trials(context, place, analyst, workers)
+    now = corrected(context, place)
+    networks = repriced(now, analyst, networks_of(finished))
+    section = context.search.search
+    if section.refinements and not now.is_several:
+        networks = (*networks, *refine(context, now, analyst, finalists_of(networks, section.finalists)))
+    chosen = finalists_of(networks, section.finalists)
+    return TargetOutcome(now, finished, networks, build_finalists(context, now, analyst, chosen))
+
+
+def _publish_what_there_is(
+    context: SearchContext, analyst: VariantAnalyst, done: Sequence[TargetOutcome], workers: Workers, seconds: float
+) -> None:
+    """A report of the targets that are done and of the trials of the one that was interrupted, nothing of it built."""
+    outcomes = list(done)
+    for place in context.targets[len(done) : len(done) + 1]:
+        finished = open_study(context, place).finished
         now = corrected(context, place)
         networks = repriced(now, analyst, networks_of(finished))
-        chosen = finalists_of(networks, file.search.finalists)
-        outcomes.append(TargetOutcome(now, finished, networks, build_finalists(context, now, analyst, chosen)))
-    return publish_search(context, analyst, outcomes, workers.count, time.monotonic() - started)
+        if networks:
+            outcomes.append(TargetOutcome(now, finished, networks, {}))
+    if outcomes:
+        publish_search(context, analyst, outcomes, workers.count, seconds)
+        context.progress.note(f"what was found so far is in {context.folder / REPORT_HTML}")
 
 
 def join(file: SearchFile, base: Path, folder: Path, progress: Progress, storage: str | None, target: str) -> None:

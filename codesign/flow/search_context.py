@@ -1,6 +1,7 @@
 """What every part of a joint search may use."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +39,11 @@ class TargetContext:
     profile: HardwareProfile
     cost_model: CostModel
     widths: tuple[BitWidths, ...]
+
+    @property
+    def is_several(self) -> bool:
+        """Whether the target has several devices."""
+        return bool(self.target.devices) or math.prod(self.target.mesh_shape) > 1
 
 
 @dataclass(frozen=True)

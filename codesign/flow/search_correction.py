@@ -33,8 +33,7 @@ def is_corrected_while_searching(context: SearchContext, place: TargetContext) -
     Returns:
         False for simulated targets, whose latency is the cost model's own, and for several devices.
     """
-    several = bool(place.target.devices) or max(place.target.mesh_shape) > 1
-    return place.target.runner in MEASURED and not several and context.search.search.finalists > 0
+    return place.target.runner in MEASURED and not place.is_several and context.search.search.finalists > 0
 
 
 def file_of(context: SearchContext, place: TargetContext) -> Path:

@@ -19,7 +19,7 @@ from codesign.flow.search_correction import (
     measure_and_correct,
     repriced,
 )
-from codesign.flow.search_points import front_of, networks_of
+from codesign.flow.search_points import RunningFront, networks_of
 from codesign.flow.search_trials import TrialEvaluator, open_study
 from codesign.flow.variant_analysis import VariantAnalyst
 from codesign.search.joint_study import FinishedTrial, JointStudy
@@ -41,6 +41,7 @@ class Workers:
 
 
 ALONE = Workers()
+
 
 def run_trials(
     context: SearchContext, place: TargetContext, analyst: VariantAnalyst, workers: Workers
@@ -109,6 +110,7 @@ def take_part(context: SearchContext, place: TargetContext, analyst: VariantAnal
     limit_s = None if section.seconds is None else section.seconds * FIRST_PART
     if limit_s is not None and not is_corrected_while_searching(context, place):
         limit_s = section.seconds
+    reached = RunningFront(lambda networks: repriced(now, analyst, networks))
     done = len(study.finished)
     context.progress.start(f"Searching for {place.target.name}", section.trials or max(done, 1))
     context.progress.advance(done)
@@ -118,8 +120,8 @@ def take_part(context: SearchContext, place: TargetContext, analyst: VariantAnal
             if candidate is None:
                 break
             with study.heartbeat(candidate):
-                reached = front_of(repriced(now, analyst, networks_of(study.finished)))
-                outcome = evaluator.evaluate(candidate, reached)
+                reached.add(study.finished)
+                outcome = evaluator.evaluate(candidate, reached.front)
             study.tell(candidate, outcome)
             if outcome.kind == "failed":
                 context.progress.note(f"trial {candidate.number} ({candidate.variant}): {outcome.record['reason']}")

@@ -1,6 +1,6 @@
 """Trials as networks, and which of them form the front."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from codesign.architecture.space import Variant
@@ -80,6 +80,32 @@ def front_of(networks: Sequence[FoundNetwork]) -> tuple[FoundNetwork, ...]:
         The front, in the order given.
     """
     return tuple(networks[i] for i in non_dominated([network.values for network in networks]))
+
+
+class RunningFront:
+    """The front of all trials so far, kept as they come in.
+
+    Args:
+        price: Prices networks as the target's cost model does now.
+
+    Attributes:
+        front: Networks that no other dominates.
+    """
+
+    def __init__(self, price: Callable[[Sequence[FoundNetwork]], Sequence[FoundNetwork]]) -> None:
+        self._price = price
+        self._seen: set[int] = set()
+        self.front: tuple[FoundNetwork, ...] = ()
+
+    def add(self, finished: Sequence[FinishedTrial]) -> None:
+        """Takes in what is new.
+
+        Args:
+            finished: All trials so far.
+        """
+        new = [trial for trial in finished if trial.candidate.number not in self._seen]
+        self._seen.update(trial.candidate.number for trial in new)
+        self.front = front_of([*self.front, *self._price(networks_of(new))])
 
 
 def finalists_of(networks: Sequence[FoundNetwork], count: int) -> tuple[FoundNetwork, ...]:

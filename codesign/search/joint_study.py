@@ -131,6 +131,7 @@ class JointStudy:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space, self._options = space, options
         self._asked: dict[int, Trial] = {}
+        self._ended: dict[int, FinishedTrial] = {}
         self._study: Study = optuna.create_study(
             storage=open_storage(storage),
             study_name=name,
@@ -240,23 +241,18 @@ class JointStudy:
     @property
     def finished(self) -> tuple[FinishedTrial, ...]:
         """Trials with an outcome, in the order in which they ended."""
-        found = []
         for trial in self._trials():
-            text = trial.user_attrs.get(_OUTCOME)
-            if not trial.state.is_finished() or text is None:
-                continue
-            outcome = json.loads(text)
-            values = tuple(trial.values) if trial.values else None
-            ended = trial.datetime_complete.timestamp() if trial.datetime_complete else 0.0
-            found.append(
-                FinishedTrial(
-                    self._candidate(trial),
-                    Outcome(outcome["kind"], values, outcome["record"]),
-                    str(trial.user_attrs.get(_WORKER, "")),
-                    ended,
-                )
-            )
-        return tuple(sorted(found, key=lambda t: (t.finished_s, t.candidate.number)))
+            if trial.number not in self._ended and trial.state.is_finished() and _OUTCOME in trial.user_attrs:
+                self._ended[trial.number] = self._finished(trial)
+        return tuple(sorted(self._ended.values(), key=lambda t: (t.finished_s, t.candidate.number)))
+
+    def _finished(self, trial: "FrozenTrial") -> FinishedTrial:
+        outcome = json.loads(trial.user_attrs[_OUTCOME])
+        values = tuple(trial.values) if trial.values else None
+        ended = trial.datetime_complete.timestamp() if trial.datetime_complete else 0.0
+        worker = str(trial.user_attrs.get(_WORKER, ""))
+        known = Outcome(outcome["kind"], values, outcome["record"])
+        return FinishedTrial(self._candidate(trial), known, worker, ended)
 
     def _trials(self) -> "Sequence[FrozenTrial]":
         return self._study.get_trials(deepcopy=False)

@@ -85,5 +85,5 @@ class _Sum(torch.autograd.Function):
 
 
 def _sum_over_processes(values: Tensor, shard: Shard) -> Tensor:
-    total: Tensor = _Sum.apply(values, shard)
+    total: Tensor = _Sum.apply(values, shard)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
     return total

@@ -62,6 +62,7 @@ sensitivity_samples = 16
 [search]
 trials = 9
 finalists = 2
+refinements = 4
 
 [measure]
 compilers = ["onnxruntime"]
@@ -350,3 +351,20 @@ def test_json_holds_where_every_number_comes_from(_trained: Path) -> None:
     assert value["seed"] == 0
     assert "simulated" in text
     assert "NaN" not in text
+
+
+def test_interrupted_the_report_holds_what_was_found(tiny_search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = TrialEvaluator.evaluate
+
+    def evaluate(self: TrialEvaluator, candidate: Candidate, reached: tuple[FoundNetwork, ...]) -> object:
+        if candidate.number == 5:
+            raise KeyboardInterrupt
+        return usual(self, candidate, reached)
+
+    monkeypatch.setattr(TrialEvaluator, "evaluate", evaluate)
+    with pytest.raises(KeyboardInterrupt):
+        _search(tiny_search)
+    report = read_search_json(tiny_search / "trained" / "report.json")
+    assert len(report.targets[0].trials) == 5
+    assert report.targets[0].front
+    assert not report.targets[0].built
