@@ -42,7 +42,7 @@ def progress_figure(target: TargetResult) -> go.Figure:
                 y=[share for _, share in own],
                 text=[f"trial {trial.number}" for trial, _ in own],
                 mode="markers",
-                name=escape(worker),
+                name=escape(worker, quote=False),
                 marker={"color": PALETTE[index % len(PALETTE)], "size": 7},
                 hovertemplate="%{text}: %{y:.4g} % after %{x:.4g} s<extra></extra>",
             )
@@ -106,7 +106,7 @@ def _against(target: TargetResult, pairs: Sequence[tuple[SearchPoint, float, flo
             x=[predicted for _, predicted, _, _ in pairs],
             y=[found for _, _, found, _ in pairs],
             error_y={"type": "data", "array": [spread for *_, spread in pairs], "thickness": 1, "width": 3},
-            text=[escape(point.identity) for point, *_ in pairs],
+            text=[escape(point.identity, quote=False) for point, *_ in pairs],
             customdata=[target.points.index(point) for point, *_ in pairs],
             mode="markers",
             name="points",
