@@ -23,7 +23,8 @@ def progress_figure(target: TargetResult) -> go.Figure:
     Returns:
         A line of steps, and a mark for each trial in the colour of its worker.
     """
-    shares = [100 * trial.hypervolume / target.reference_volume for trial in target.trials]
+    box = target.reference_volume or 1.0  # no volume, where some cost is always 0
+    shares = [100 * trial.hypervolume / box for trial in target.trials]
     figure = go.Figure(
         go.Scatter(
             x=[trial.seconds for trial in target.trials],
