@@ -23,7 +23,8 @@ def progress_figure(target: TargetResult) -> go.Figure:
     Returns:
         A line of steps, and a mark for each trial in the colour of its worker.
     """
-    shares = [100 * trial.hypervolume / target.reference_volume for trial in target.trials]
+    box = target.reference_volume or 1.0  # no volume, where some cost is always 0
+    shares = [100 * trial.hypervolume / box for trial in target.trials]
     figure = go.Figure(
         go.Scatter(
             x=[trial.seconds for trial in target.trials],
@@ -42,7 +43,7 @@ def progress_figure(target: TargetResult) -> go.Figure:
                 y=[share for _, share in own],
                 text=[f"trial {trial.number}" for trial, _ in own],
                 mode="markers",
-                name=escape(worker),
+                name=escape(worker, quote=False),
                 marker={"color": PALETTE[index % len(PALETTE)], "size": 7},
                 hovertemplate="%{text}: %{y:.4g} % after %{x:.4g} s<extra></extra>",
             )
@@ -106,7 +107,7 @@ def _against(target: TargetResult, pairs: Sequence[tuple[SearchPoint, float, flo
             x=[predicted for _, predicted, _, _ in pairs],
             y=[found for _, _, found, _ in pairs],
             error_y={"type": "data", "array": [spread for *_, spread in pairs], "thickness": 1, "width": 3},
-            text=[escape(point.identity) for point, *_ in pairs],
+            text=[escape(point.identity, quote=False) for point, *_ in pairs],
             customdata=[target.points.index(point) for point, *_ in pairs],
             mode="markers",
             name="points",

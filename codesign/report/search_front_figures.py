@@ -170,7 +170,7 @@ def _accuracy_axes(target: TargetResult) -> list[_Axis]:
 
         return read
 
-    return [_Axis(f"accuracy, {escape(name)}", "", ".0%", reader(name)) for name in target.test_sets]
+    return [_Axis(f"accuracy, {escape(name, quote=False)}", "", ".0%", reader(name)) for name in target.test_sets]
 
 
 def _groups(target: TargetResult) -> list[_Group]:
@@ -207,7 +207,7 @@ def _hover(space: SearchSpace, point: SearchPoint) -> str:
     if point.finalist is not None:
         latency = point.finalist.latency
         lines.append(f"latency {COSTS['latency_s'].show(latency.median_s)} {latency.provenance}")
-    return "<br>".join(map(escape, lines))
+    return "<br>".join(escape(line, quote=False) for line in lines)  # plotly knows no &quot;
 
 
 def _lay_out(figure: go.Figure, target: TargetResult, axes: Mapping[str, _Axis]) -> None:

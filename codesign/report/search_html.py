@@ -23,7 +23,7 @@ _STYLE = """
 .place { display: inline-block; margin-right: 14px; font-size: 13px; }
 .place i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 5px; }
 .listing th, .listing td { padding: 5px; font-size: 13px; } .listing td { white-space: nowrap; }
- .listing td:nth-child(2), .listing th:nth-child(2) { text-align: left; }
+.listing td:nth-child(2), .listing th:nth-child(2) { text-align: left; }
 .listing td:nth-child(2) { white-space: normal; min-width: 130px; } summary { cursor: pointer; color: var(--soft); }
 select { font: inherit; max-width: 100%; padding: 2px 4px; }
 code { font-size: 13px; overflow-wrap: anywhere; }

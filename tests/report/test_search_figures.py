@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from codesign.report.search_contents import JointSearch
+from codesign.report.search_contents import JointSearch, Objective
 from codesign.report.search_figures import latency_agreement_figure, loss_agreement_figure, progress_figure
 
 
@@ -15,6 +15,13 @@ def test_progress_is_a_share_of_the_reference_box(search: JointSearch) -> None:
     assert [len(trace.x) for trace in workers] == [20, 20]
     assert list(workers[1].x) == [trial.seconds for trial in target.trials[1::2]]
     assert all("<script>" not in trace.name for trace in workers)
+
+
+def test_a_cost_that_is_always_zero_leaves_no_volume(search: JointSearch) -> None:
+    trials = tuple(dataclasses.replace(trial, hypervolume=0.0) for trial in search.targets[0].trials)
+    objectives = (*search.targets[0].objectives[:2], Objective("energy_j", 0.0))
+    line, *_ = progress_figure(dataclasses.replace(search.targets[0], trials=trials, objectives=objectives)).data
+    assert set(line.y) == {0.0}
 
 
 def test_predictions_stand_against_measurements(search: JointSearch) -> None:
