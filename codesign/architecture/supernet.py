@@ -134,19 +134,24 @@ def _attribute(shared_name: str) -> str:
 
 def _structure(space: ArchitectureSpace, variant: Variant) -> _Structure:
     with torch.random.fork_rng(devices=[]):  # ten times as fast as on the meta device, where every call is intercepted
-        module = space.network(variant)
-        parts = dict(space.shared_weights(variant))
+        module, parts = _fresh(space, variant)
     for layer in module.modules():
         _without_weights(layer)
+    return _Structure(module.train(), parts)
+
+
+def _fresh(space: ArchitectureSpace, variant: Variant) -> tuple[nn.Module, Mapping[str, SharedWeight]]:
+    """A variant's network and its parts, which are checked against it."""
+    module, parts = space.network(variant), dict(space.shared_weights(variant))
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     claimed = {name: part.shape for name, part in parts.items()}
     if shapes != claimed:
-        wrong = sorted(name for name in shapes.keys() | claimed.keys() if shapes.get(name) != claimed.get(name))[0]
+        wrong = min(name for name in shapes.keys() | claimed.keys() if shapes.get(name) != claimed.get(name))
         raise InputError(
             f"space {space.name!r}: variant {variant}: parameter {wrong!r} has shape {claimed.get(wrong)} in "
             f"shared_weights and {shapes.get(wrong)} in network; make both agree"
         )
-    return _Structure(module.train(), parts)
+    return module, parts
 
 
 def _without_weights(layer: nn.Module) -> None:
@@ -174,11 +179,11 @@ def _initial_weights(space: ArchitectureSpace, seed: int) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for variant in _covering(space):
-            fresh = {name: p.detach() for name, p in space.network(variant).named_parameters()}
-            for name, part in space.shared_weights(variant).items():
+            network, parts = _fresh(space, variant)
+            for name, part in parts.items():
                 before = shapes.get(part.name, (0,) * len(part.shape))
                 shapes[part.name] = tuple(map(max, before, part.dense_shape))
-                found.append((part, fresh[name]))
+                found.append((part, network.get_parameter(name).detach()))
         weights: dict[str, Tensor] = {}
         for part, value in found:  # the largest variant's come last
             if part.name not in weights:

@@ -85,8 +85,8 @@ class ElasticOptions(TrainingOptions):
 
     Attributes:
         epochs: Passes over the training data.
-        learning_rate: Peak rate.
-        weight_decay: Applied to weights of two or more dimensions; not to biases and BatchNorm.
+        batch_size: Samples per step.
+        learning_rate: Peak rate; gradients of all variants of a batch add up.
         random_variants: Variants drawn at random for each batch, beside the largest and the smallest.
         distillation: Whether all but the largest variant learn the largest one's outputs instead of the labels.
         weight_bits: Widths that layers of all but the largest variant are trained at, drawn for each batch; 32 stands
@@ -95,7 +95,9 @@ class ElasticOptions(TrainingOptions):
         precision: What convolutions and products are computed in; None for bfloat16 on `cuda` and float32 elsewhere.
     """
 
-    epochs: Count = 30
+    epochs: Count = 24
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    learning_rate: Positive = 0.2
     random_variants: Annotated[int, Field(ge=0)] = 2
     distillation: bool = True
     weight_bits: tuple[int, ...] = ()

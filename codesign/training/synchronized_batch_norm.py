@@ -80,7 +80,7 @@ class _Sum(torch.autograd.Function):
         return shard.sum(values)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.shard.sum(gradient), None  # type: ignore[attr-defined]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from codesign.architecture.resnet_cifar import resnet20
+from codesign.architecture.resnet_cifar import BasicBlock, resnet20
 from codesign.architecture.resnet_space import ResNetChoices, ResNetSpace
 from codesign.architecture.space import StagePicture, largest, smallest, variant_count, variants
 from codesign.errors import InputError
@@ -26,6 +26,7 @@ def test_the_largest_variant_has_the_parameters_of_resnet20() -> None:
 
 def test_shortcuts_keep_channels_in_their_places() -> None:
     block = SPACE.network(smallest(SPACE)).layer2[0]
+    assert isinstance(block, BasicBlock)
     x = torch.rand(1, 16, 8, 8)
     assert torch.equal(block.shortcut(x)[:, :16], x[:, :, ::2, ::2])
     assert not bool(block.shortcut(x)[:, 16:].any())

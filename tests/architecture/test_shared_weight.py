@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -21,6 +21,7 @@ def parts(draw: st.DrawFn) -> tuple[SharedWeight, tuple[int, ...]]:
     return part, (*(size + more for size, more in zip(part.dense_shape[:2], room, strict=True)), *larger)
 
 
+@settings(deadline=None)
 @given(parts())
 def test_what_is_put_is_taken(case: tuple[SharedWeight, tuple[int, ...]]) -> None:
     part, shape = case
@@ -30,6 +31,7 @@ def test_what_is_put_is_taken(case: tuple[SharedWeight, tuple[int, ...]]) -> Non
     assert int((shared != 0).sum()) == value.numel()
 
 
+@settings(deadline=None)
 @given(parts())
 def test_gradients_reach_the_part_alone(case: tuple[SharedWeight, tuple[int, ...]]) -> None:
     part, shape = case

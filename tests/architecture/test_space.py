@@ -7,7 +7,7 @@ import sys
 from typing import cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codesign.architecture.space import (
@@ -41,6 +41,7 @@ def _space(*values: tuple[Value, ...]) -> ArchitectureSpace:
 AXES = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4, unique=True).map(tuple), max_size=4)
 
 
+@settings(deadline=None)
 @given(AXES)
 def test_every_variant_has_one_place(values: list[tuple[int, ...]]) -> None:
     space = _space(*values)
@@ -53,6 +54,7 @@ def test_every_variant_has_one_place(values: list[tuple[int, ...]]) -> None:
     assert [tuple(variant.values.values()) for variant in listed] == list(itertools.product(*values))
 
 
+@settings(deadline=None)
 @given(AXES, st.integers(0, 10**6))
 def test_a_variant_is_found_by_its_values(values: list[tuple[int, ...]], index: int) -> None:
     space = _space(*values)
