@@ -211,7 +211,7 @@ def _measured(
         energy_provenance=found.energy_provenance,
         energy_source=place.profile.name if found.energy_provenance == "simulated" else "power meter",
         artifact_weight_bytes=found.artifact_weight_bytes,
-        artifact=str(compiled.artifacts[0].path.relative_to(context.folder)),
+        artifact=str(run.folder.relative_to(context.folder)),
     )
 
 

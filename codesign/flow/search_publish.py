@@ -131,6 +131,7 @@ def _target_result(context: SearchContext, analyst: VariantAnalyst, outcome: Tar
         runner=target.runner,
         cost_provenance=place.cost_model.provenance,
         joint_points=_joint_points(context, place, analyst, networks),
+        joint_points_at_least=len({n.variant for n in networks}) < variant_count(context.space),
         objectives=tuple(
             Objective(name, value) for name, value in zip(("loss_nats", *METRICS), reference, strict=True)
         ),
