@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,7 @@ from codesign.flow.build import machine
 from codesign.flow.prepare import versions
 from codesign.progress import Silent
 from codesign.quantization.straight_through import fake_quantize_weights
-from codesign.training.batch_norm import recalibrate
-from codesign.training.elastic import load_supernet, train_elastic
+from codesign.training.elastic import calibrated_network, load_supernet, train_elastic
 from codesign.training.finetune import finetune
 from codesign.training.loading import load_digits_dataset
 from codesign.training.options import FLOAT_BITS, ElasticOptions, Preprocessing, TrainingOptions
@@ -101,10 +101,9 @@ def accuracy(network: nn.Module, bits: Mapping[str, int], splits: Splits) -> flo
 
 def shared_accuracy(supernet: Supernet, variant: Variant, bits: int, splits: Splits) -> float:
     """Percent of test digits of a variant with shared weights."""
-    network = supernet.extract(variant)
-    widths = widths_of(network, bits)
-    recalibrate(network, torch.from_numpy(preprocess(splits.training.images, PREPROCESSING)), widths)
-    return accuracy(network, widths, splits)
+    images = torch.from_numpy(preprocess(splits.training.images, PREPROCESSING))
+    widths = widths_of(SPACE.network(variant), bits)
+    return accuracy(calibrated_network(supernet, variant, images, widths), widths, splits)
 
 
 def shared(options: ElasticOptions, method: str, chosen: list[Variant], splits: Splits) -> tuple[list[Row], Supernet]:
@@ -126,10 +125,9 @@ def alone(chosen: list[Variant], splits: Splits) -> Row:
     found, cpu, wall = [], 0.0, 0.0
     for variant in chosen:
         with tempfile.TemporaryDirectory() as folder:
+            fresh = partial(SPACE.network, variant)
             path, more_cpu, more_wall = timed(
-                lambda variant=variant, folder=folder: train(
-                    lambda: SPACE.network(variant), splits.training, PREPROCESSING, ALONE, Path(folder), Silent(), 0
-                )
+                partial(train, fresh, splits.training, PREPROCESSING, ALONE, Path(folder), Silent(), 0)
             )
             network = SPACE.network(variant)
             network.load_state_dict(load_file(path))
@@ -146,8 +144,8 @@ def finetuned(supernet: Supernet, bits: int, chosen: list[Variant], splits: Spli
         widths = widths_of(network, bits)
         with tempfile.TemporaryDirectory() as folder:
             _, more_cpu, more_wall = timed(
-                lambda network=network, widths=widths, folder=folder: finetune(
-                    network, splits.training, PREPROCESSING, FINETUNING, widths, Path(folder), Silent(), 0
+                partial(
+                    finetune, network, splits.training, PREPROCESSING, FINETUNING, widths, Path(folder), Silent(), 0
                 )
             )
         found.append(accuracy(network, widths, splits))

@@ -53,7 +53,19 @@ class Supernet(nn.Module):
         self.space = space
         self._structures: OrderedDict[Variant, _Structure] = OrderedDict()
         for name, tensor in _initial_weights(space, seed).items():
-            self.register_parameter(_attribute(name), nn.Parameter(tensor))
+            self.register_parameter(self.parameter_name(name), nn.Parameter(tensor))
+
+    @staticmethod
+    def parameter_name(shared_name: str) -> str:
+        """Name under which a shared parameter is kept: modules allow no dots in it.
+
+        Args:
+            shared_name: As parts name it.
+
+        Returns:
+            As `named_parameters` has it.
+        """
+        return shared_name.replace(".", "/")
 
     def weights_of(self, variant: Variant) -> dict[str, Tensor]:
         """A variant's weights: differentiable parts of the shared parameters.
@@ -116,7 +128,7 @@ class Supernet(nn.Module):
         return self._structures[variant]
 
     def _shared(self, variant: Variant, name: str, part: SharedWeight) -> Tensor:
-        shared = self._parameters.get(_attribute(part.name))
+        shared = self._parameters.get(self.parameter_name(part.name))
         if shared is None or any(need > have for need, have in zip(part.dense_shape, shared.shape, strict=True)):
             have = "there is none" if shared is None else f"it has shape {list(shared.shape)}"
             raise InputError(
@@ -125,11 +137,6 @@ class Supernet(nn.Module):
                 "by capacity, so that the variants that differ from the largest one in one axis hold all parameters"
             )
         return shared
-
-
-def _attribute(shared_name: str) -> str:
-    """Modules allow no dots in names of parameters."""
-    return shared_name.replace(".", "/")
 
 
 def _structure(space: ArchitectureSpace, variant: Variant) -> _Structure:

@@ -77,7 +77,8 @@ def restore_checkpoint(
     for full_name, tensor in tensors.items():
         if full_name.startswith(OPTIMIZER):
             field, _, name = full_name.removeprefix(OPTIMIZER).partition("/")
-            optimizer.state[parameters[name]][field] = tensor
+            parameter = parameters[name]
+            optimizer.state[parameter][field] = tensor if field == "step" else tensor.to(parameter.device)
     return int(metadata[EPOCHS])
 
 

@@ -1,6 +1,7 @@
 """Training weights that all variants of a space share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from codesign.architecture.space import ArchitectureSpace, Variant, largest, smallest
 from codesign.architecture.supernet import Supernet
@@ -16,6 +17,7 @@ from codesign.data_parallel import Shard
 from codesign.errors import InputError, first_line
 from codesign.progress import Progress
 from codesign.quantization.straight_through import fake_quantize_weights
+from codesign.training.batch_norm import recalibrate
 from codesign.training.dataset import Dataset
 from codesign.training.epochs import Epochs, Place, StepLoss, run_epochs, threads
 from codesign.training.options import ElasticOptions, Preprocessing
@@ -55,7 +57,8 @@ def train_elastic(
     """
     shard = Shard.of_process_group()
     device = _device(options, shard)
-    with torch.random.fork_rng(devices=[]), threads(options.threads), SynchronizedBatchNorm(shard):
+    together = SynchronizedBatchNorm(shard) if shard.parts > 1 else nullcontext()
+    with torch.random.fork_rng(devices=[]), threads(options.threads), together:
         supernet = Supernet(space, seed)
         for variant in (largest(space), smallest(space)):
             check_runs(supernet, _runner(supernet, variant), dataset, preprocessing)
@@ -90,6 +93,25 @@ def load_supernet(space: ArchitectureSpace, weights: Path) -> Supernet:
     return supernet
 
 
+def calibrated_network(
+    supernet: Supernet, variant: Variant, images: Tensor, bits: Mapping[str, int] | None = None
+) -> nn.Module:
+    """A network of its own with a variant's shared weights and BatchNorm statistics that fit them.
+
+    Args:
+        supernet: Trained weights.
+        variant: Which network.
+        images: Prepared training images, `[N, ...]`, at any resolution.
+        bits: Widths of weights, by parameter name, for which the statistics shall be; see `recalibrate`.
+
+    Returns:
+        The network in evaluation mode, with weights in floating point.
+    """
+    network = supernet.extract(variant)
+    recalibrate(network, at_resolution(images, supernet.space.input_shape(variant)), bits)
+    return network
+
+
 class _Step:
     """One batch: gradients of the largest variant's loss and of the others'."""
 
@@ -101,26 +123,26 @@ class _Step:
     def __call__(self, images: Tensor, labels: Tensor, place: Place) -> StepLoss:
         generator = np.random.default_rng([self._seed, place.epoch, place.step])
         teacher, *students = sandwich(self._supernet.space, self._options.random_variants, generator)
-        torch.manual_seed(int(generator.integers(2**63)))  # whatever was drawn while variants were built
         count = float(self._shard.sum(torch.tensor([float(labels.numel())])))
         targets = labels.flatten()
-        logits = self._logits(teacher, images, {})
+        logits = self._logits(teacher, images, self._supernet.weights_of(teacher))
         smoothing = self._options.label_smoothing
         loss = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing) / count
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         soft = logits.detach().softmax(-1) if self._options.distillation else targets
         finite = torch.isfinite(loss.detach())
         for variant in students:
-            names = [name for name, weight in self._supernet.weights_of(variant).items() if weight.ndim > 1]
+            weights = self._supernet.weights_of(variant)
+            names = [name for name, weight in weights.items() if weight.ndim > 1]
             bits = draw_widths(names, self._options.weight_bits, generator)
-            other = F.cross_entropy(self._logits(variant, images, bits), soft, reduction="sum") / count
+            quantized = fake_quantize_weights(weights, bits)
+            other = F.cross_entropy(self._logits(variant, images, quantized), soft, reduction="sum") / count
             other.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
             finite &= torch.isfinite(other.detach())
         return StepLoss(loss.item() if bool(finite) else float("nan"), logits.shape[-1])
 
-    def _logits(self, variant: Variant, images: Tensor, bits: dict[str, int]) -> Tensor:
+    def _logits(self, variant: Variant, images: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """`[M, K]` in float32, with M samples or positions."""
-        weights = fake_quantize_weights(self._supernet.weights_of(variant), bits)
         fitting = at_resolution(images, self._supernet.space.input_shape(variant))
         if fitting.ndim == 4:
             fitting = fitting.contiguous(memory_format=torch.channels_last)  # a third faster on CPUs

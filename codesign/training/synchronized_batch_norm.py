@@ -42,7 +42,7 @@ class SynchronizedBatchNorm(TorchFunctionMode):
         Returns:
             Its result.
         """
-        if func is F.batch_norm and self._shard.parts > 1:
+        if func is F.batch_norm:
             return self._batch_norm(*args, **(kwargs or {}))  # type: ignore[arg-type]  # those of F.batch_norm
         return func(*args, **(kwargs or {}))
 

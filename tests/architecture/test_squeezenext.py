@@ -12,17 +12,25 @@ from codesign.architecture.squeezenext import (
     SqueezeNext,
     SqueezeNextBlock,
     squeezenext_23,
+    squeezenext_23_g,
     squeezenext_23_v2,
     squeezenext_23_v3,
     squeezenext_23_v4,
     squeezenext_23_v5,
+    squeezenext_23_v5_x2,
+    squeezenext_23_x1_5,
+    squeezenext_23_x2,
+    squeezenext_34,
+    squeezenext_34_x1_5,
+    squeezenext_34_x2,
+    squeezenext_44,
+    squeezenext_44_x1_5,
+    squeezenext_44_x2,
     squeezenext_cifar,
     squeezenext_digits,
 )
-from codesign.architecture.squeezenext_config import Entrance, SqueezeNextConfig, Stage, Stem, imagenet_config
+from codesign.architecture.squeezenext_config import Entrance, PairOrder, SqueezeNextConfig, Stage, Stem
 from codesign.errors import InputError
-
-BASELINE, V5 = (6, 6, 8, 1), (2, 4, 14, 1)
 
 
 def _parameters(network: nn.Module) -> tuple[int, int]:
@@ -49,22 +57,41 @@ def _macs(network: SqueezeNext, size: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("config", "weights", "norm", "million_macs"),
+    ("factory", "weights", "norm", "million_macs"),
     [
-        (imagenet_config(BASELINE, 7, "parallel"), 706_728, 11_552, 278.0),
-        (imagenet_config(BASELINE, 7, "parallel", groups=2), 532_520, 11_552, 224.2),
-        (imagenet_config(V5, 5, "single"), 916_648, 14_368, 224.9),
-        (imagenet_config(BASELINE, 7, "parallel", width_multiplier=2), 2_340_008, 22_720, 742.1),
-        (imagenet_config(V5, 5, "single", width_multiplier=2), 3_195_560, 28_352, 702.6),
+        (squeezenext_23, 706_728, 11_552, 278.0),
+        (squeezenext_23_g, 532_520, 11_552, 224.2),
+        (squeezenext_23_v5, 916_648, 14_368, 224.9),
+        (squeezenext_23_x2, 2_340_008, 22_720, 742.1),
+        (squeezenext_23_v5_x2, 3_195_560, 28_352, 702.6),
     ],
-    ids=["1.0-23", "1.0-G-23", "1.0-23v5", "2.0-23", "2.0-23v5"],
 )
 def test_counts_of_the_released_networks(
-    config: SqueezeNextConfig, weights: int, norm: int, million_macs: float
+    factory: Callable[[], SqueezeNext], weights: int, norm: int, million_macs: float
 ) -> None:
-    network = SqueezeNext(config)
+    network = factory()
     assert _parameters(network) == (weights, norm)
     assert round(_macs(network, 227) / 1e6, 1) == million_macs
+
+
+@pytest.mark.parametrize(
+    ("factory", "blocks", "published", "tolerance"),
+    [
+        (squeezenext_23_x1_5, 21, 1.4, 0.05),
+        (squeezenext_34, 32, 1.0, 0.12),  # how the depth of 34 is spread over stages is a guess, see its docstring
+        (squeezenext_34_x1_5, 32, 2.1, 0.12),
+        (squeezenext_34_x2, 32, 3.8, 0.12),
+        (squeezenext_44, 42, 1.2, 0.05),
+        (squeezenext_44_x1_5, 42, 2.6, 0.05),
+        (squeezenext_44_x2, 42, 4.4, 0.05),
+    ],
+)
+def test_sizes_of_networks_that_were_not_released(
+    factory: Callable[[], SqueezeNext], blocks: int, published: float, tolerance: float
+) -> None:
+    network = factory()
+    assert len([block for block in network.modules() if isinstance(block, SqueezeNextBlock)]) == blocks
+    assert sum(_parameters(network)) / 1e6 == pytest.approx(published, abs=tolerance)
 
 
 def test_redesigned_networks_move_blocks_at_equal_work() -> None:
@@ -89,7 +116,7 @@ def test_kernel_order_alternates_and_restarts_in_each_stage() -> None:
 
 
 def test_grouped_variant_groups_three_convolutions_of_every_block() -> None:
-    network = SqueezeNext(imagenet_config(BASELINE, 7, "parallel", groups=2))
+    network = squeezenext_23_g()
     grouped = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.groups == 2]
     assert len(grouped) == 63
 
@@ -106,17 +133,33 @@ def test_small_image_networks(factory: Callable[[], SqueezeNext], shape: tuple[i
 
 @settings(max_examples=20, deadline=None)
 @given(
-    widths=st.lists(st.sampled_from([8, 16, 24]), min_size=1, max_size=3),
+    widths=st.lists(st.sampled_from([16, 32]), min_size=1, max_size=3),
     blocks=st.integers(1, 3),
     entrance=st.sampled_from(["parallel", "single"]),
     groups=st.sampled_from([1, 2]),
+    squeeze=st.sampled_from([0.25, 0.5, 1.0]),
+    pair_order=st.sampled_from(["alternating", "vertical-first", "horizontal-first"]),
 )
-def test_every_configuration_builds_a_network(widths: list[int], blocks: int, entrance: Entrance, groups: int) -> None:
+def test_every_configuration_builds_a_network(
+    widths: list[int], blocks: int, entrance: Entrance, groups: int, squeeze: float, pair_order: PairOrder
+) -> None:
     stages = tuple(Stage(width, blocks) for width in widths)
-    config = SqueezeNextConfig(Stem(8, 3, padding=1), stages, 16, 5, 2, groups, entrance)
+    config = SqueezeNextConfig(Stem(8, 3, padding=1), stages, 16, 5, 2, groups, entrance, squeeze, pair_order)
     logits = SqueezeNext(config).eval()(torch.randn(3, 2, 16, 16))
     assert logits.shape == (3, 5)
     assert bool(torch.isfinite(logits).all())
+
+
+def test_squeezed_channels_follow_the_ratio() -> None:
+    block = SqueezeNextBlock(16, 32, vertical_first=False, squeeze=0.25)
+    units = (block.squeeze1, block.squeeze2, block.separable1, block.separable2, block.expand)
+    assert [unit.conv.out_channels for unit in units] == [8, 4, 8, 8, 32]
+    assert block.separable1.conv.kernel_size == (1, 3)
+
+
+def test_groups_must_divide_what_enters() -> None:
+    with pytest.raises(InputError, match="9 channels enter a first squeeze with groups = 2"):
+        SqueezeNextConfig(Stem(9, 3), (Stage(32, 1),), groups=2)
 
 
 @pytest.mark.parametrize("stage", [Stage(30, 2), Stage(32, 0), Stage(36, 1)])

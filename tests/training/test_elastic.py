@@ -21,9 +21,8 @@ from codesign.architecture.supernet import Supernet
 from codesign.errors import CodesignError, InputError
 from codesign.progress import Silent
 from codesign.quantization.straight_through import fake_quantize_weights
-from codesign.training.batch_norm import recalibrate
 from codesign.training.dataset import Dataset
-from codesign.training.elastic import load_supernet, train_elastic
+from codesign.training.elastic import calibrated_network, load_supernet, train_elastic
 from codesign.training.loading import load_digits_dataset
 from codesign.training.options import ElasticOptions, Preprocessing
 from codesign.training.preprocessing import preprocess
@@ -99,14 +98,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _accuracy(supernet: Supernet, variant: Variant, bits: int | None) -> float:
     data = digits(900)
     images = torch.from_numpy(preprocess(data.images, PREPROCESSING))
-    fitting = at_resolution(images, SPACE.input_shape(variant))
-    network = supernet.extract(variant)
-    widths = {name: bits for name, p in network.named_parameters() if p.ndim > 1} if bits else {}
-    recalibrate(network, fitting[:600], widths)
+    fitting = at_resolution(images[600:], SPACE.input_shape(variant))
+    names = [name for name, parameter in SPACE.network(variant).named_parameters() if parameter.ndim > 1]
+    widths = dict.fromkeys(names, bits) if bits else {}
+    network = calibrated_network(supernet, variant, images[:600], widths)
     with torch.no_grad():
-        logits = functional_call(
-            network, fake_quantize_weights(dict(network.named_parameters()), widths), fitting[600:]
-        )
+        logits = functional_call(network, fake_quantize_weights(dict(network.named_parameters()), widths), fitting)
     return float((logits.argmax(1) == torch.from_numpy(data.labels[600:])).float().mean())
 
 

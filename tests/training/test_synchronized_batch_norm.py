@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -12,13 +13,13 @@ from codesign.data_parallel import Shard
 from codesign.training.synchronized_batch_norm import SynchronizedBatchNorm
 
 
-def _gradients(shard: Shard) -> dict[str, Tensor]:
+def _gradients(shard: Shard, context: AbstractContextManager[object]) -> dict[str, Tensor]:
     """Of a loss over this process's part of five samples."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, track_running_stats=False), nn.Flatten())
     images, targets = torch.randn(5, 2, 4, 4) * 3 + 1, torch.randn(5, 12)
     mine = shard.bounds(5)
-    with SynchronizedBatchNorm(shard):
+    with context:
         loss = (network(images[mine]) * targets[mine]).square().sum()
     loss.backward()
     return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
@@ -28,7 +29,7 @@ def _one_of_two(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     shard = Shard.of_process_group()
-    total = shard.sum_all(_gradients(shard))
+    total = shard.sum_all(_gradients(shard, SynchronizedBatchNorm(shard)))
     torch.save(total, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -41,9 +42,9 @@ def test_gradients_are_those_of_one_process(tmp_path: Path) -> None:
     finally:
         for process in processes:
             process.kill()
-    expected = _gradients(Shard())
-    for rank in range(2):
-        got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    expected = _gradients(Shard(), nullcontext())
+    alone = _gradients(Shard(), SynchronizedBatchNorm(Shard()))
+    for got in (alone, *(torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))):
         for name, gradient in expected.items():
             torch.testing.assert_close(got[name], gradient, rtol=1e-4, atol=1e-3)
 
