@@ -25,7 +25,8 @@ class JointSection(StrictModel):
         seconds: Time after which no trial begins, for each target.
         device_seconds: Time that finalists may spend on the device, for each target; the best ones come first.
         metrics: What is traded against the loss.
-        points: Networks of each variant and metric that `exhaustive` evaluates.
+        points: Budgets of each metric at which a variant's widths are decided; from these decisions comes the network
+            that a trial evaluates. `exhaustive` evaluates as many networks of every variant.
         limits: What every network must keep.
         finalists: Networks of the front that are compiled and measured.
         refinements: Networks that are measured around each finalist, whose widths change while its cost does not grow; 0
@@ -39,7 +40,7 @@ class JointSection(StrictModel):
     seconds: Positive | None = None
     device_seconds: Positive | None = None
     metrics: Annotated[tuple[Traded, ...], Field(min_length=1)] = ("latency_s", "energy_j", "memory_bytes")
-    points: Count = 4
+    points: Annotated[int, Field(ge=2)] = 5
     limits: Budget = Budget()
     finalists: Annotated[int, Field(ge=0)] = 4
     refinements: Annotated[int, Field(ge=0)] = 20

@@ -19,7 +19,7 @@ from codesign.flow.search_correction import (
     measure_and_correct,
     repriced,
 )
-from codesign.flow.search_points import RunningFront, networks_of
+from codesign.flow.search_points import Reached, networks_of
 from codesign.flow.search_trials import TrialEvaluator, open_study
 from codesign.flow.variant_analysis import VariantAnalyst
 from codesign.search.joint_study import FinishedTrial, JointStudy
@@ -110,7 +110,7 @@ def take_part(context: SearchContext, place: TargetContext, analyst: VariantAnal
     limit_s = None if section.seconds is None else section.seconds * FIRST_PART
     if limit_s is not None and not is_corrected_while_searching(context, place):
         limit_s = section.seconds
-    reached = RunningFront(lambda networks: repriced(now, analyst, networks))
+    reached = Reached(lambda networks: repriced(now, analyst, networks))
     done = len(study.finished)
     context.progress.start(f"Searching for {place.target.name}", section.trials or max(done, 1))
     context.progress.advance(done)
@@ -121,7 +121,7 @@ def take_part(context: SearchContext, place: TargetContext, analyst: VariantAnal
                 break
             with study.heartbeat(candidate):
                 reached.add(study.finished)
-                outcome = evaluator.evaluate(candidate, reached.front)
+                outcome = evaluator.evaluate(candidate, reached)
             study.tell(candidate, outcome)
             if outcome.kind == "failed":
                 context.progress.note(f"trial {candidate.number} ({candidate.variant}): {outcome.record['reason']}")
@@ -132,13 +132,8 @@ def take_part(context: SearchContext, place: TargetContext, analyst: VariantAnal
 
 def _begin_with_extremes(context: SearchContext, study: JointStudy) -> None:
     """The largest and the smallest variant come first, so that there is a front from the first minute."""
-    metric = context.search.search.metrics[0]
-    for variant, share in (
-        (largest(context.space), 1.0),
-        (smallest(context.space), 1.0),
-        (smallest(context.space), 0.0),
-    ):
-        study.enqueue(variant, metric, share)
+    least = smallest(context.space)
+    study.begin_with((largest(context.space), least, least))
 
 
 def _run_elsewhere(context: SearchContext, place: TargetContext, study: JointStudy, workers: Workers) -> None:

@@ -82,19 +82,23 @@ def front_of(networks: Sequence[FoundNetwork]) -> tuple[FoundNetwork, ...]:
     return tuple(networks[i] for i in non_dominated([network.values for network in networks]))
 
 
-class RunningFront:
-    """The front of all trials so far, kept as they come in.
+class Reached:
+    """What the trials so far reached, kept as they come in.
 
     Args:
         price: Prices networks as the target's cost model does now.
 
     Attributes:
+        networks: All networks.
+        plans: Digests of their plans.
         front: Networks that no other dominates.
     """
 
     def __init__(self, price: Callable[[Sequence[FoundNetwork]], Sequence[FoundNetwork]]) -> None:
         self._price = price
         self._seen: set[int] = set()
+        self.networks: list[FoundNetwork] = []
+        self.plans: set[str] = set()
         self.front: tuple[FoundNetwork, ...] = ()
 
     def add(self, finished: Sequence[FinishedTrial]) -> None:
@@ -105,7 +109,10 @@ class RunningFront:
         """
         new = [trial for trial in finished if trial.candidate.number not in self._seen]
         self._seen.update(trial.candidate.number for trial in new)
-        self.front = front_of([*self.front, *self._price(networks_of(new))])
+        networks = self._price(networks_of(new))
+        self.networks.extend(networks)
+        self.plans.update(network.plan.digest for network in networks)
+        self.front = front_of([*self.front, *networks])
 
 
 def finalists_of(networks: Sequence[FoundNetwork], count: int) -> tuple[FoundNetwork, ...]:

@@ -1,9 +1,8 @@
-"""The outer search: which architecture variant to look at next, and where on its own front.
+"""The outer search: which architecture variant to look at next.
 
-One trial is one network: a variant, the metric that is traded against the loss, and how much of it may be spent, as a
-share between the least that the variant needs and what its unlimited optimum takes. Given these, widths and places
-follow exactly. Trials live in an Optuna storage, which any number of processes may share; a process that dies loses
-the trial that it was at, which another one, or its own successor, repeats.
+One trial is one network of one variant: its widths and places follow from the exact decision and from what other
+trials reached. Trials live in an Optuna storage, which any number of processes may share; a process that dies loses the
+trial that it was at, which another one, or its own successor, repeats.
 """
 
 import json
@@ -12,6 +11,7 @@ import socket
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 METRICS = ("latency_s", "energy_j", "memory_bytes")
-"""What is traded against the loss; with it, the objectives of every trial, in this order after the loss."""
+"""What is traded against the loss: with it, the objectives of every trial, in this order after the loss."""
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
 """A trial of another machine whose worker was not heard of for so long is given up."""
@@ -46,14 +46,10 @@ class Candidate:
     Attributes:
         number: Of the trial in its study.
         variant: The architecture.
-        metric: One of `METRICS`.
-        share: How much of it may be spent: 0 is the least that any choice needs, 1 what the best choice takes.
     """
 
     number: int
     variant: Variant
-    metric: str
-    share: float
 
 
 OutcomeKind = Literal["evaluated", "discarded", "infeasible", "failed"]
@@ -100,14 +96,12 @@ class StudyOptions:
     Attributes:
         sampler: Which point comes next.
         trials: How many there are at most; None for no limit.
-        metrics: Those of `METRICS` that are traded.
-        points: Shares of each metric that `exhaustive` tries for every variant.
+        points: Networks of every variant that `exhaustive` asks for.
         seed: Source of all randomness.
     """
 
     sampler: SamplerName
     trials: int | None
-    metrics: tuple[str, ...] = METRICS
     points: int = 4
     seed: int = 0
 
@@ -142,8 +136,8 @@ class JointStudy:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.set_metric_names(["loss_nats", *METRICS])
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
-        self._distributions = _distributions(space, options.metrics)
-        members = variant_count(space) * len(options.metrics) * options.points
+        self._distributions = _distributions(space)
+        members = variant_count(space) * options.points
         if options.sampler == "exhaustive" and members > LARGEST_EXHAUSTIVE:
             raise InputError(
                 f"search.sampler: 'exhaustive' would try {members} networks ({variant_count(space)} variants), at most "
@@ -168,15 +162,14 @@ class JointStudy:
         self._asked[trial.number] = trial
         return self._candidate(trial)
 
-    def enqueue(self, variant: Variant, metric: str, share: float) -> None:
-        """Puts a network in front of what the sampler draws, unless it is there already.
+    def begin_with(self, variants: Sequence[Variant]) -> None:
+        """Puts variants in front of what the sampler draws, if the study has no trials yet.
 
         Args:
-            variant: The architecture.
-            metric: One of `METRICS`.
-            share: From 0 to 1.
+            variants: Architectures; a repeated one is asked for repeatedly.
         """
-        self._study.enqueue_trial({**dict(variant.choices), "metric": metric, "share": share}, skip_if_exists=True)
+        for variant in () if self._trials() else variants:
+            self._study.enqueue_trial(dict(variant.choices))
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
         """Ends a trial.
@@ -258,17 +251,16 @@ class JointStudy:
         return self._study.get_trials(deepcopy=False)
 
     def _candidate(self, trial: "Trial | FrozenTrial") -> Candidate:
-        params = dict(trial.params)
-        metric, share = str(params.pop("metric")), float(params.pop("share"))
-        return Candidate(trial.number, variant_of(self._space, params), metric, share)
+        return Candidate(trial.number, variant_of(self._space, trial.params))
 
     def _enqueue_next_member(self) -> bool:
-        """Puts the first member in the queue that no trial has; False if all have one."""
+        """Puts the first variant in the queue that has too few trials; False if there is none."""
         if any(t.state.name == "WAITING" for t in self._trials()):
             return True
-        tried = {_key(_params_of(t)) for t in self._trials() if not _is_lost(t)}
-        for params in _members(self._space, self._options):
-            if _key(params) not in tried:
+        tried = Counter(_key(_params_of(t)) for t in self._trials() if not _is_lost(t))
+        for variant in variants(self._space):
+            params = dict(variant.choices)
+            if tried[_key(params)] < self._options.points:
                 self._study.enqueue_trial(params)
                 return True
         return False
@@ -298,19 +290,10 @@ def _params_of(trial: "FrozenTrial") -> Mapping[str, object]:
     return trial.params or trial.system_attrs.get("fixed_params", {})
 
 
-def _distributions(space: ArchitectureSpace, metrics: Sequence[str]) -> "dict[str, BaseDistribution]":
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
+def _distributions(space: ArchitectureSpace) -> "dict[str, BaseDistribution]":
+    from optuna.distributions import CategoricalDistribution
 
-    axes = {axis.name: CategoricalDistribution(axis.values) for axis in space.axes}
-    return {**axes, "metric": CategoricalDistribution(tuple(metrics)), "share": FloatDistribution(0.0, 1.0)}
-
-
-def _members(space: ArchitectureSpace, options: StudyOptions) -> Iterator[dict[str, object]]:
-    shares = [i / (options.points - 1) for i in range(options.points)] if options.points > 1 else [1.0]
-    for variant in variants(space):
-        for metric in options.metrics:
-            for share in shares:
-                yield {**dict(variant.choices), "metric": metric, "share": share}
+    return {axis.name: CategoricalDistribution(axis.values) for axis in space.axes}
 
 
 def _key(params: Mapping[str, object]) -> str:

@@ -63,11 +63,31 @@ def hypervolume(points: Sequence[Point], reference: Point) -> float:
     return _volume([inside[i] for i in non_dominated(inside)], tuple(reference))
 
 
+def hypervolume_gain(front: Sequence[Point], point: Point, reference: Point) -> float:
+    """What a new point adds to the hypervolume of others.
+
+    It adds the box between it and the reference, less what the others dominate of that box; for this they are moved to
+    where they enter it, which leaves few that matter (While et al. 2012).
+
+    Args:
+        front: Objectives of the others.
+        point: Objectives of the new one.
+        reference: The worst corner.
+
+    Returns:
+        The added volume; 0 for a point that another equals or dominates, or that lies beyond the reference.
+    """
+    if any(a >= b for a, b in zip(point, reference, strict=True)):
+        return 0.0
+    if any(tuple(other) == tuple(point) or dominates(other, point) for other in front):
+        return 0.0
+    box = math.prod(b - a for a, b in zip(point, reference, strict=True))
+    entering = [tuple(map(max, other, point)) for other in front]
+    return box - _volume([entering[i] for i in non_dominated(entering)], tuple(reference))
+
+
 def hypervolume_growth(points: Sequence[Point], reference: Point) -> tuple[float, ...]:
     """The hypervolume after each point, as points come in.
-
-    A new point adds the box between it and the reference, less what earlier points dominate of that box; for this they
-    are moved to where they enter it, which leaves few that matter (While et al. 2012).
 
     Args:
         points: Objectives in the order of their arrival.
@@ -83,11 +103,9 @@ def hypervolume_growth(points: Sequence[Point], reference: Point) -> tuple[float
     front: list[tuple[float, ...]] = []
     volumes, volume = [], 0.0
     for point in (tuple(p) for p in points):
-        inside = all(a < b for a, b in zip(point, reference, strict=True))
-        if inside and not any(other == point or dominates(other, point) for other in front):
-            box = math.prod(b - a for a, b in zip(point, reference, strict=True))
-            entering = [tuple(map(max, other, point)) for other in front]
-            volume += box - _volume([entering[i] for i in non_dominated(entering)], tuple(reference))
+        gain = hypervolume_gain(front, point, reference)
+        if gain > 0:
+            volume += gain
             front = [other for other in front if not dominates(point, other)] + [point]
         volumes.append(volume)
     return tuple(volumes)

@@ -11,7 +11,7 @@ SamplerName = Literal["nsga2", "tpe", "random", "exhaustive"]
 """`nsga2`: evolution that keeps a spread of trade-offs. `tpe`: a model of which values do well. `random`: even draws.
 `exhaustive`: every member once, in order."""
 
-POPULATION = 24
+POPULATION = 12
 STARTUP_TRIALS = 12
 
 

@@ -17,7 +17,7 @@ from codesign.flow.build import apply_and_compile
 from codesign.flow.search import search
 from codesign.flow.search_context import SearchContext
 from codesign.flow.search_loop import Workers
-from codesign.flow.search_points import FoundNetwork
+from codesign.flow.search_points import Reached
 from codesign.flow.search_trials import TrialEvaluator
 from codesign.progress import Silent
 from codesign.report.search_contents import JointSearch
@@ -61,6 +61,7 @@ sensitivity_samples = 16
 
 [search]
 trials = 9
+points = 3
 finalists = 2
 refinements = 4
 
@@ -236,7 +237,10 @@ def test_finalists_may_be_trained_further(tiny_search: Path) -> None:
 def test_exhaustive_evaluates_every_member(tiny_search: Path) -> None:
     settings = ['search.sampler="exhaustive"', "search.points=2", 'search.metrics=["latency_s"]', "search.finalists=0"]
     report = _search(tiny_search, "search.trials=1000", *settings)
-    assert len(report.targets[0].trials) == 8 * 2
+    (target,) = report.targets
+    assert len(target.trials) == 8 * 2
+    discarded = sum(reason.count for reason in target.discarded)
+    assert len(target.points) + discarded == 16
 
 
 def test_command(tiny_search: Path, codesign: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +336,7 @@ def test_a_finalist_that_does_not_compile_is_one_failure(tiny_search: Path, monk
 def test_a_trial_that_fails_is_told_and_the_search_goes_on(tiny_search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = TrialEvaluator._evaluate
 
-    def evaluate(self: TrialEvaluator, candidate: Candidate, reached: tuple[FoundNetwork, ...]) -> object:
+    def evaluate(self: TrialEvaluator, candidate: Candidate, reached: Reached) -> object:
         if candidate.number in {1, 4}:
             raise CodesignError("out of luck")
         return usual(self, candidate, reached)
@@ -356,7 +360,7 @@ def test_json_holds_where_every_number_comes_from(_trained: Path) -> None:
 def test_interrupted_the_report_holds_what_was_found(tiny_search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = TrialEvaluator.evaluate
 
-    def evaluate(self: TrialEvaluator, candidate: Candidate, reached: tuple[FoundNetwork, ...]) -> object:
+    def evaluate(self: TrialEvaluator, candidate: Candidate, reached: Reached) -> object:
         if candidate.number == 5:
             raise KeyboardInterrupt
         return usual(self, candidate, reached)
