@@ -53,14 +53,14 @@ from codesign.flow.elastic import train_shared_weights
 from codesign.flow.prepare import versions
 from codesign.flow.search import search
 from codesign.flow.search_context import SearchContext, TargetContext, open_search
-from codesign.flow.search_points import front_of, networks_of
-from codesign.flow.search_pricing import metrics_of
-from codesign.flow.search_trials import TrialEvaluator, open_study
+from codesign.flow.search_points import Reached, front_of, networks_of
+from codesign.flow.search_pricing import DECIDED, metrics_of, plan_of, problem_of
+from codesign.flow.search_trials import TrialEvaluator, decisions, open_study
 from codesign.flow.variant_analysis import VariantAnalyst
 from codesign.plan.plan import Plan
 from codesign.progress import Silent
 from codesign.quantization.scheme import BitWidths
-from codesign.search.joint_study import METRICS, Candidate, JointStudy, Outcome, StudyOptions
+from codesign.search.joint_study import JointStudy, Outcome, StudyOptions
 from codesign.search.pareto import hypervolume, non_dominated
 from codesign.search_file import load_search_file
 
@@ -80,11 +80,15 @@ class Bench:
         self.evaluator = TrialEvaluator(self.context, self.place, self.analyst)
         self.reference = self._reference()
 
-    def decided(self, variant: Variant, metric: str, share: float) -> Point:
-        """The network that the inner decision makes of a variant."""
-        outcome = self.evaluator.evaluate(Candidate(0, variant, metric, share), ())
-        assert outcome.values is not None, outcome.record
-        return outcome.values
+    def decided(self, variant: Variant, count: int) -> list[Point]:
+        """Networks of a variant's own front, evenly spread over budgets of all traded metrics."""
+        analysed = self.analyst.analyse(variant)
+        metrics = tuple(DECIDED[metric] for metric in self.context.search.search.metrics)
+        points = 2 + -(-count // len(metrics))
+        found = decisions(problem_of(self.place, analysed), {}, metrics, points)
+        every = [found[i * len(found) // count] for i in range(count)] if len(found) > count else found
+        plans = [plan_of("", analysed.facts, decision.allocation) for decision in every]
+        return [self.given(variant, plan.bits_of) for plan in plans]
 
     def given(self, variant: Variant, bits: Mapping[str, BitWidths]) -> Point:
         """A network with given widths."""
@@ -105,8 +109,8 @@ class Bench:
 
     def _reference(self) -> Point:
         whole, least = largest(self.context.space), smallest(self.context.space)
-        metric = self.context.search.search.metrics[0]
-        first = [self.decided(whole, metric, 1.0), self.decided(least, metric, 1.0), self.decided(least, metric, 0.0)]
+        narrow = self.place.widths[0].weight
+        first = [self.uniform(whole, 8), self.uniform(least, 8), self.uniform(least, narrow)]
         return tuple(1.1 * max(point[k] for point in first) for k in range(len(first[0])))
 
     def volume(self, points: Sequence[Point]) -> float:
@@ -155,14 +159,15 @@ class WithWidth:
 def joint(bench: Bench, count: int, seed: int, folder: Path) -> list[Point]:
     """The product's search."""
     section = bench.context.search.search
-    options = StudyOptions(section.sampler, count, section.metrics, section.points, seed)
+    options = StudyOptions(section.sampler, count, section.points, seed)
     study = JointStudy(f"journal:{folder}/joint-{seed}.journal", "joint", bench.context.space, options)
-    metric = section.metrics[0]
-    for variant, share in ((largest, 1.0), (smallest, 1.0), (smallest, 0.0)):
-        study.enqueue(variant(bench.context.space), metric, share)
+    least = smallest(bench.context.space)
+    study.begin_with((largest(bench.context.space), least, least))
     points: list[Point] = []
+    reached = Reached(lambda networks: networks)
     while (candidate := study.ask()) is not None:
-        outcome = bench.evaluator.evaluate(candidate, front_of(networks_of(study.finished)))
+        reached.add(study.finished)
+        outcome = bench.evaluator.evaluate(candidate, reached)
         study.tell(candidate, outcome)
         if outcome.kind == "evaluated" and outcome.values is not None:
             points.append(outcome.values)
@@ -173,7 +178,7 @@ def sequential(bench: Bench, count: int, seed: int, folder: Path) -> tuple[list[
     """Architecture first, at 8 bits; then widths of the best one. Points of both halves."""
     space = bench.context.space
     study = JointStudy(
-        f"journal:{folder}/sequential-{seed}.journal", "s", space, StudyOptions("nsga2", count // 2, METRICS, 1, seed)
+        f"journal:{folder}/sequential-{seed}.journal", "s", space, StudyOptions("nsga2", count // 2, 1, seed)
     )
     tried: list[tuple[Variant, Point]] = []
     while (candidate := study.ask()) is not None:
@@ -182,13 +187,7 @@ def sequential(bench: Bench, count: int, seed: int, folder: Path) -> tuple[list[
         tried.append((candidate.variant, point))
     front = [tried[i] for i in non_dominated([point for _, point in tried])]
     best = max(front, key=lambda entry: bench.volume([entry[1]]))[0]
-    metrics = bench.context.search.search.metrics
-    rest = count - count // 2
-    points = []
-    for i in range(rest):
-        share = (i // len(metrics)) / max(1, (rest - 1) // len(metrics))
-        points.append(bench.decided(best, metrics[i % len(metrics)], share))
-    return [point for _, point in tried], points
+    return [point for _, point in tried], bench.decided(best, count - count // 2)
 
 
 def at_random(bench: Bench, count: int, seed: int) -> Iterator[Point]:
@@ -205,9 +204,7 @@ def at_random(bench: Bench, count: int, seed: int) -> Iterator[Point]:
 def uniform(bench: Bench, count: int, seed: int, folder: Path) -> Iterator[Point]:
     """The product's sampler over variants and one width for all layers."""
     space = WithWidth(bench.context.space, tuple(widths.weight for widths in bench.place.widths))
-    study = JointStudy(
-        f"journal:{folder}/uniform-{seed}.journal", "u", space, StudyOptions("nsga2", count, METRICS[:1], 1, seed)
-    )
+    study = JointStudy(f"journal:{folder}/uniform-{seed}.journal", "u", space, StudyOptions("nsga2", count, 1, seed))
     while (candidate := study.ask()) is not None:
         bits = int(candidate.variant.values["bits"])
         point = bench.uniform(space.without(candidate.variant), bits)
