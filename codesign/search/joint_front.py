@@ -79,7 +79,7 @@ def _steps(problem: JointProblem, metric: str, limits: Mapping[str, float]) -> t
 def _spread(
     problem: JointProblem, metric: str, limits: Mapping[str, float], points: int
 ) -> tuple[JointAllocation, ...]:
-    if points < 2:  # noqa: PLR2004  # both ends
+    if points < 2:  # both ends
         raise InputError(f"points of a front: got {points}, at least 2 are needed; raise it")
     best = allocate(problem, limits)
     least = least_total(problem, metric, limits)
@@ -103,3 +103,35 @@ def _undominated(found: Iterable[JointAllocation], metric: str) -> tuple[JointAl
         if not kept or allocation.loss_increase_nats < kept[-1].loss_increase_nats:
             kept.append(allocation)
     return tuple(kept)
+
+
+def shadow_prices(
+    problem: JointProblem, limits: Mapping[str, float], allocation: JointAllocation
+) -> Mapping[str, float]:
+    """What a little more of each limit is worth, in nats per unit of it.
+
+    For a limit on a sum it is the multiplier that maximises the Lagrangian dual: the slope, at the limit, of the lower
+    convex hull of what can be reached. The loss itself falls in steps, so that a change of the limit between two steps
+    buys nothing and a step may buy more or less than the slope says; over wider changes the price is what the loss
+    follows. A maximum of few nodes' loads has no multiplier: its price is the mean over the whole way to where the
+    limit no longer binds, (loss - loss without it) / (total without it - limit). What does not bind costs 0.
+
+    Args:
+        problem: Nodes with their options.
+        limits: Limits that the allocation keeps.
+        allocation: The optimum under these limits.
+
+    Returns:
+        A price, from 0 up, for each limit.
+    """
+    solution = solution_of(problem, limits, known=[allocation.picks])
+    prices = {}
+    for metric, limit in limits.items():
+        if metric in solution.prices:
+            prices[metric] = solution.prices[metric]
+            continue
+        free = allocate(problem, {other: most for other, most in limits.items() if other != metric})
+        way = free.metrics[metric] - limit
+        fall = max(0.0, allocation.loss_increase_nats - free.loss_increase_nats)
+        prices[metric] = fall / way if way > 0 else 0.0
+    return prices

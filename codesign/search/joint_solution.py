@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class Solution:
         is_proven: Whether there is no better choice, or none at all.
         method: Which solver.
         paths: Choices met on the way, which help with other limits.
+        prices: Nats per unit of each metric whose limit is a sum, from the dual; labels only.
     """
 
     picks: Picks | None
@@ -40,6 +41,7 @@ class Solution:
     is_proven: bool
     method: Method
     paths: tuple[Picks, ...] = ()
+    prices: Mapping[str, float] = field(default_factory=dict)
 
 
 def solution_of(
@@ -74,8 +76,10 @@ def solution_of(
             found = optimise(programme, states, second, known, deadline)
             if found.picks is None and not found.is_proven:
                 raise OutOfTimeError("joint problem: no choice found in time; raise the time limit")
-            if found.picks is None or programme.allows(found.picks):
-                return Solution(found.picks, found.bound, found.is_proven, "label-setting", found.paths)
+            prices: dict[str, float] = {}
+            for limit, price in zip(programme.limits, found.multipliers, strict=True):
+                prices[limit.name] = prices.get(limit.name, 0.0) + price
+            return Solution(found.picks, found.bound, found.is_proven, "label-setting", found.paths, prices)
     return _by_programme(programme_of(problem, limits, goal, tables=False), second, deadline)
 
 
