@@ -39,9 +39,7 @@ def problem_from_facts(
     """
     layers = []
     for node in facts.weighted:
-        if isinstance(choices, Mapping) and node.name not in choices:
-            raise InputError(f"node {node.name!r}: no widths to choose from; name it in the choices")
-        widths = choices[node.name] if isinstance(choices, Mapping) else choices
+        widths = widths_of_node(node, choices)
         layers.append(LayerOptions(node.name, tuple(_priced(node, cost_model, bits) for bits in widths)))
     others = [node for node in facts.nodes if not node.weight_elements]
     prices = [cost_model.price_node(node, DEFAULT_BITS) for node in others]
@@ -53,13 +51,50 @@ def problem_from_facts(
     return AllocationProblem(tuple(layers), tuple(tuple(tie) for tie in ties), dict(fixed or {}), constant)
 
 
-def _priced(node: NodeFacts, cost_model: CostModel, bits: BitWidths) -> LayerOption:
+def widths_of_node(
+    node: NodeFacts, choices: Sequence[BitWidths] | Mapping[str, Sequence[BitWidths]]
+) -> Sequence[BitWidths]:
+    """Widths that a node may take.
+
+    Args:
+        node: A node with a weight.
+        choices: Widths to choose from, for all weighted nodes or by node name.
+
+    Returns:
+        Its widths.
+
+    Raises:
+        InputError: `choices` does not name it.
+    """
+    if isinstance(choices, Mapping) and node.name not in choices:
+        raise InputError(f"node {node.name!r}: no widths to choose from; name it in the choices")
+    return choices[node.name] if isinstance(choices, Mapping) else choices
+
+
+def loss_of_node(node: NodeFacts, bits: BitWidths) -> float:
+    """Loss increase of a node at some widths.
+
+    Args:
+        node: A node with a weight.
+        bits: Its widths.
+
+    Returns:
+        Nats.
+
+    Raises:
+        InputError: It was not estimated.
+    """
     if bits not in node.loss_increase_nats:
         have = ", ".join(map(str, node.loss_increase_nats)) or "none"
         raise InputError(
             f"node {node.name!r}: no loss increase for {bits} (there is: {have}); "
             "run the sensitivity pass with these widths or leave them out of the search"
         )
+    return node.loss_increase_nats[bits]
+
+
+def _priced(node: NodeFacts, cost_model: CostModel, bits: BitWidths) -> LayerOption:
+    loss = loss_of_node(node, bits)
     cost = cost_model.price_node(node, bits)
     metrics = {
         "latency_s": cost.latency_s,
@@ -68,7 +103,7 @@ def _priced(node: NodeFacts, cost_model: CostModel, bits: BitWidths) -> LayerOpt
         "bops": float(node.macs) * bits.weight * bits.activation,
         "peak_memory_bytes": float(live_bytes(node, bits)),
     }
-    return LayerOption(bits, node.loss_increase_nats[bits], metrics)
+    return LayerOption(bits, loss, metrics)
 
 
 def plan_of_choice(choice: Choice, architecture: str) -> Plan:

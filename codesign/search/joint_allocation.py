@@ -8,11 +8,14 @@ from codesign.errors import InfeasibleBudgetError
 from codesign.search.infeasible import infeasible
 from codesign.search.joint_problem import JointAllocation, JointProblem
 from codesign.search.joint_solution import Picks, Solution, solution_of
+from codesign.solver.one_hot_model import OutOfTimeError
 
 TIME_LIMIT_S = 60.0
 """Seconds after which the best choice so far is taken, with its gap."""
-CLOSE = 1e-12
-"""Share of a maximum to which bisection goes before the remaining values are tried one by one."""
+CLOSE = 1e-3
+"""Share of a maximum of large loads at which bisection ends."""
+STEP_S = 2.0
+"""Seconds for one step of a bisection."""
 
 
 def allocate(
@@ -34,6 +37,7 @@ def allocate(
 
     Raises:
         InfeasibleBudgetError: No choice keeps the limits; the tightest values that can be reached are named.
+        OutOfTimeError: Time ran out before any choice was found.
     """
     started = time.perf_counter()
     limits = dict(limits or {})
@@ -76,7 +80,10 @@ def allocation_of(problem: JointProblem, found: Solution, picks: Picks, seconds:
 def least_total(problem: JointProblem, metric: str, limits: Mapping[str, float] | None = None) -> float | None:
     """The least total of one metric under limits on others.
 
-    A maximum is bisected: each half asks whether any choice keeps it.
+    A maximum is bisected: each step asks whether any choice keeps a limit. The result is the least where each load is
+    of few nodes. Where loads are sums over the whole network, as in a pipeline, to prove the least is to solve a
+    partition problem, and the result is a total that some choice has, the least within `CLOSE` of it as far as
+    `STEP_S` for each step allows.
 
     Args:
         problem: Nodes with their options.
@@ -88,24 +95,32 @@ def least_total(problem: JointProblem, metric: str, limits: Mapping[str, float] 
     """
     others = dict(limits or {})
     if not problem.is_maximum(metric):
-        found = solution_of(problem, others, metric).picks
+        found = solution_of(problem, others, metric, time.perf_counter() + TIME_LIMIT_S).picks
         return None if found is None else problem.totals_of(found)[metric]
     best = _total_within(problem, metric, others, math.inf)
+    exact = all(problem.is_small(load) for load in problem.loads if metric in load.metrics)
+    close = 0.0 if exact else CLOSE
     low = 0.0
-    while best is not None and best > low:
-        middle = low + (best - low) / 2 if best - low > CLOSE * best else math.nextafter(best, 0.0)
+    while best is not None and best - low > close * best:
+        middle = low + (best - low) / 2
+        if middle in {low, best}:
+            middle = low
         lower = _total_within(problem, metric, others, middle)
         if lower is not None:
             best = lower
-        elif best - low > CLOSE * best:
-            low = middle
-        else:
+        elif middle == low:
             break
+        else:
+            low = middle
     return best
 
 
 def _total_within(problem: JointProblem, metric: str, limits: Mapping[str, float], most: float) -> float | None:
-    found = solution_of(problem, {**limits, metric: most}, "nothing").picks
+    deadline = time.perf_counter() + STEP_S
+    try:
+        found = solution_of(problem, {**limits, metric: most}, "nothing", deadline).picks
+    except OutOfTimeError:
+        return None
     return None if found is None else problem.totals_of(found)[metric]
 
 
@@ -128,6 +143,11 @@ def infeasible_error(problem: JointProblem, limits: Mapping[str, float]) -> Infe
                 "widths, and neighbours options that go together"
             )
         alone[metric] = least
-    return infeasible(
-        limits, alone, lambda m, rest: least_total(problem, m, rest), "widths and places", "narrower widths"
-    )
+
+    def least_beside(metric: str, rest: Mapping[str, float]) -> float | None:
+        try:
+            return least_total(problem, metric, rest)
+        except OutOfTimeError:
+            return None
+
+    return infeasible(limits, alone, least_beside, "widths and places", "narrower widths")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from codesign.errors import InputError, closest
 from codesign.search.joint_allocation import allocate, allocation_of, infeasible_error, least_total
 from codesign.search.joint_problem import JointAllocation, JointProblem
-from codesign.search.joint_solution import Solution, solution_of, whole_front
+from codesign.search.joint_solution import Picks, Solution, solution_of, whole_front
 
 MOST_LABELS = 300_000
 """Partial choices beyond which a whole front is refused."""
@@ -86,7 +86,7 @@ def _spread(
     assert least is not None  # `allocate` found a choice
     most = max(best.metrics[metric], least)
     found = []
-    known = (best.picks,)
+    known: tuple[Picks, ...] = (best.picks,)
     for i in reversed(range(points)):
         started = time.perf_counter()
         budget = least + (most - least) * i / (points - 1)
@@ -103,3 +103,35 @@ def _undominated(found: Iterable[JointAllocation], metric: str) -> tuple[JointAl
         if not kept or allocation.loss_increase_nats < kept[-1].loss_increase_nats:
             kept.append(allocation)
     return tuple(kept)
+
+
+def shadow_prices(
+    problem: JointProblem, limits: Mapping[str, float], allocation: JointAllocation
+) -> Mapping[str, float]:
+    """What a little more of each limit is worth, in nats per unit of it.
+
+    For a limit on a sum it is the multiplier that maximises the Lagrangian dual: the slope, at the limit, of the lower
+    convex hull of what can be reached. The loss itself falls in steps, so that a change of the limit between two steps
+    buys nothing and a step may buy more or less than the slope says; over wider changes the price is what the loss
+    follows. A maximum of few nodes' loads has no multiplier: its price is the mean over the whole way to where the
+    limit no longer binds, (loss - loss without it) / (total without it - limit). What does not bind costs 0.
+
+    Args:
+        problem: Nodes with their options.
+        limits: Limits that the allocation keeps.
+        allocation: The optimum under these limits.
+
+    Returns:
+        A price, from 0 up, for each limit.
+    """
+    solution = solution_of(problem, limits, known=[allocation.picks])
+    prices = {}
+    for metric, limit in limits.items():
+        if metric in solution.prices:
+            prices[metric] = solution.prices[metric]
+            continue
+        free = allocate(problem, {other: most for other, most in limits.items() if other != metric})
+        way = free.metrics[metric] - limit
+        fall = max(0.0, allocation.loss_increase_nats - free.loss_increase_nats)
+        prices[metric] = fall / way if way > 0 else 0.0
+    return prices

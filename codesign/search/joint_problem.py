@@ -20,6 +20,8 @@ from codesign.errors import InputError, closest
 from codesign.quantization.scheme import Widths
 from codesign.search.problem import PEAK_METRICS, total
 
+SMALL_TABLE = 20_000
+"""Combinations of options up to which a load of few nodes is tabulated."""
 Array = NDArray[np.float64]
 Method = Literal["label-setting", "integer-programme"]
 
@@ -62,14 +64,14 @@ class Load:
     """One of the sums whose largest is a metric.
 
     Attributes:
-        metric: The metric, such as `peak_memory_bytes` or `period_s`.
+        metrics: The metrics in which it counts, such as `peak_memory_bytes` or `period_s`.
         name: Which sum, such as `conv3 on npu`.
         nodes: What each option of a node adds, by the node's position; from 0 up.
         edges: What pairs of options add, by the positions of two nodes, the earlier one first; from 0 up.
         constant: What is there whatever is chosen.
     """
 
-    metric: str
+    metrics: tuple[str, ...]
     name: str
     nodes: Mapping[int, Array]
     edges: Mapping[tuple[int, int], Array] = field(default_factory=dict)
@@ -126,7 +128,55 @@ class JointProblem:
         found = dict.fromkeys(self.options[0][0].metrics)
         for edge in self.edges:
             found |= dict.fromkeys(edge.metrics)
-        return tuple(found | dict.fromkeys(load.metric for load in self.loads))
+        return tuple(found | dict.fromkeys(metric for load in self.loads for metric in load.metrics))
+
+    @cached_property
+    def _load_metrics(self) -> frozenset[str]:
+        return frozenset(metric for load in self.loads for metric in load.metrics)
+
+    def nodes_of(self, load: Load) -> tuple[int, ...]:
+        """Nodes that a load depends on.
+
+        Args:
+            load: One of the loads.
+
+        Returns:
+            Positions in ascending order.
+        """
+        return tuple(sorted({*load.nodes, *(v for pair in load.edges for v in pair)}))
+
+    def is_small(self, load: Load) -> bool:
+        """Whether a load depends on so few nodes that all its values are tabulated.
+
+        Args:
+            load: One of the loads.
+
+        Returns:
+            True if so.
+        """
+        return math.prod(len(self.options[v]) for v in self.nodes_of(load)) <= SMALL_TABLE
+
+    def table_of(self, load: Load) -> tuple[tuple[int, ...], Array]:
+        """All values of a load, as sums that may be wrong in the last digits.
+
+        Args:
+            load: One of the loads, a small one.
+
+        Returns:
+            Nodes, and `[options of each node]`.
+        """
+        if id(load) not in self._tables:
+            nodes = self.nodes_of(load)
+            sums = np.full([len(self.options[v]) for v in nodes], load.constant)
+            terms = [*(((v,), values) for v, values in load.nodes.items()), *load.edges.items()]
+            for where, table in terms:
+                sums += table.reshape([len(self.options[v]) if v in where else 1 for v in nodes])
+            self._tables[id(load)] = (nodes, sums)
+        return self._tables[id(load)]
+
+    @cached_property
+    def _tables(self) -> dict[int, tuple[tuple[int, ...], Array]]:
+        return {}
 
     def is_maximum(self, metric: str) -> bool:
         """Whether a metric is the largest of several sums.
@@ -137,7 +187,7 @@ class JointProblem:
         Returns:
             False for a metric that adds up.
         """
-        return metric in PEAK_METRICS or any(load.metric == metric for load in self.loads)
+        return metric in PEAK_METRICS or metric in self._load_metrics
 
     def totals_of(self, picks: Sequence[int]) -> dict[str, float]:
         """What a choice costs; sums are correctly rounded.
@@ -157,7 +207,9 @@ class JointProblem:
             for metric, table in edge.metrics.items():
                 parts[metric].append(float(table[picks[edge.producer], picks[edge.consumer]]))
         for load in self.loads:
-            parts[load.metric].append(_load_of(load, picks))
+            amount = _load_of(load, picks)
+            for metric in load.metrics:
+                parts[metric].append(amount)
         return {
             metric: max(values) if self.is_maximum(metric) else total(metric, values)
             for metric, values in parts.items()
@@ -253,8 +305,8 @@ class JointProblem:
             _check_costs(f"{where}: {metric}", table, may_exclude=True)
 
     def _check_load(self, load: Load) -> None:
-        where = f"load {load.name!r} of {load.metric}"
-        if load.metric not in PEAK_METRICS and load.metric in self.options[0][0].metrics:
+        where = f"load {load.name!r} of {', '.join(load.metrics)}"
+        if any(m not in PEAK_METRICS and m in self.options[0][0].metrics for m in load.metrics):
             raise InputError(f"{where}: options have a metric of this name that adds up; give the load another name")
         _check_costs(where, np.asarray(load.constant), may_exclude=False)
         for node, values in load.nodes.items():

@@ -1,5 +1,6 @@
 """A joint problem as sums, limits and excluded combinations for the solvers."""
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -9,8 +10,8 @@ from codesign.search.joint_problem import Array, JointProblem, Load
 from codesign.search.problem import PEAK_METRICS
 from codesign.solver.constrained import ConstrainedProblem, Excluded, Limited, Sum
 
-SMALL_TABLE = 20_000
-"""Entries up to which a limited load that few nodes share becomes a table of excluded combinations."""
+ROUNDING = 1e-12
+"""Share of a total by which sums of floats may be wrong."""
 Goal = str
 """What is to be small: `loss`, `nothing` where any choice within the limits will do, or a metric that adds up."""
 
@@ -40,8 +41,9 @@ def programme_of(
         elif not problem.is_maximum(metric):
             limited.append(Limited(sum_of(problem, metric), limit, problem.constant.get(metric, 0.0), metric))
         for load in problem.loads:
-            if load.metric == metric:
-                _limit_load(problem, load, limit, limited, excluded, tables)
+            if metric in load.metrics:
+                most = Limited(Sum(load.nodes, load.edges), limit, load.constant, metric)
+                _limit_load(problem, load, most, limited, excluded, tables)
     return ConstrainedProblem(
         tuple(map(len, problem.options)), _goal_of(problem, goal), tuple(limited), tuple(excluded)
     )
@@ -121,7 +123,7 @@ def _untied(problem: JointProblem) -> list[Excluded]:
     found = []
     for tie in problem.ties:
         members = sorted({problem.position[name] for name in tie})
-        for u, v in zip(members[:-1], members[1:], strict=True):
+        for u, v in itertools.pairwise(members):
             found.append(
                 Excluded(
                     (u, v), np.asarray([[a.widths != b.widths for b in problem.options[v]] for a in problem.options[u]])
@@ -131,21 +133,18 @@ def _untied(problem: JointProblem) -> list[Excluded]:
 
 
 def _limit_load(
-    problem: JointProblem, load: Load, limit: float, limited: list[Limited], excluded: list[Excluded], tables: bool
+    problem: JointProblem, load: Load, most: Limited, limited: list[Limited], excluded: list[Excluded], tables: bool
 ) -> None:
     """A load of few nodes as a table of what is allowed, others as a limited sum; nothing where it cannot bind."""
-    terms = Sum(load.nodes, load.edges)
-    if load.constant + _largest(terms) * (1 + 1e-12) <= limit:
+    if load.constant + _largest(most.sum) * (1 + ROUNDING) <= most.limit:
         return
-    nodes = tuple(sorted({*load.nodes, *(v for pair in load.edges for v in pair)}))
-    sizes = [len(problem.options[v]) for v in nodes]
-    if not (tables and nodes and math.prod(sizes) <= SMALL_TABLE):
-        limited.append(Limited(terms, limit, load.constant, load.metric))
+    if not (tables and problem.is_small(load)):
+        limited.append(most)
         return
-    total = np.zeros(sizes)
-    for index in np.ndindex(*sizes):
-        picks = dict(zip(nodes, index, strict=True))
-        own = [float(values[picks[v]]) for v, values in load.nodes.items()]
-        shared = [float(table[picks[u], picks[v]]) for (u, v), table in load.edges.items()]
-        total[index] = math.fsum([load.constant, *own, *shared])
-    excluded.append(Excluded(nodes, total > limit))
+    nodes, total = problem.table_of(load)
+    beyond = total > most.limit
+    for index in np.argwhere(np.abs(total - most.limit) <= ROUNDING * most.limit):  # the correctly rounded sum decides
+        picks = dict(zip(nodes, map(int, index), strict=True))
+        terms = [float(table[tuple(picks[v] for v in where)]) for where, table in most.sum.tables()]
+        beyond[tuple(index)] = math.fsum([load.constant, *terms]) > most.limit
+    excluded.append(Excluded(nodes, beyond))

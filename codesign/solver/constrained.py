@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from codesign.solver.pairwise import Array
 
 Integers = NDArray[np.int64]
-BITS = 58
-"""A limit is below 2^BITS quanta, so that a few times a limit still fits into 64 bits."""
-OVER = 1 << 59
-"""Stands for what is above the limit by itself."""
+BITS = 61
+"""A limit is below 2^BITS quanta. Terms above 1/128 of the limit then lie on the grid, and rounding the others errs by
+less than the last digit of the limit as a float, for as many as 200 terms."""
+OVER = (1 << 62) - 1
+"""Stands for what is above the limit by itself; twice as much still fits into 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,7 @@ class WholeSum:
 
 
 def whole_sum(terms: Sum, most: Fraction) -> WholeSum:
-    """Puts a sum on a grid so fine that its largest value has 57 bits.
-
-    Terms are rounded to the grid, by at most 2^-57 of the largest value, where they do not lie on it.
+    """Puts a sum on a grid so fine that its largest value has 61 bits; terms that do not lie on it are rounded.
 
     Args:
         terms: From 0 up.
@@ -168,7 +167,7 @@ def whole_sum(terms: Sum, most: Fraction) -> WholeSum:
     Returns:
         The sum.
     """
-    shift = BITS - 1 - (math.frexp(float(most))[1] if most > 0 else 0)
+    shift = BITS - (math.frexp(float(most))[1] if most > 0 else 0)
     tables, exact = [], True
     for nodes, values in terms.tables():
         affordable = values <= float(most) * (1 + 2.0**-50)

@@ -8,15 +8,30 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.solver.constrained import OVER, ConstrainedProblem, Integers, Sum, whole_objective, whole_sum
+from codesign.solver.constrained import (
+    OVER,
+    ConstrainedProblem,
+    Excluded,
+    Integers,
+    Sum,
+    WholeSum,
+    whole_objective,
+    whole_sum,
+)
 from codesign.solver.label_setting import ROUNDING, Bound, OutOfLabelsError, Resource, label_paths
-from codesign.solver.lagrangian import Dual, Scaled, maximise
+from codesign.solver.lagrangian import Dual, Scaled, around, maximise
 from codesign.solver.pairwise import Array
 from codesign.solver.trellis import Trellis, trellis
 
-BEAMS = (200, 5_000, 100_000, 3_000_000)
-"""Labels kept after a step; the first beam that drops none proves its best choice."""
+FIRST_BEAM = 200
+"""Labels kept after a step in the first search, which gives a good choice."""
+LARGEST_BEAM = 200_000
+"""Labels kept after a step at most."""
+SHARES = (1 / 64, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+"""Parts of the distance between the dual bound and the best choice that are searched, one after the other."""
 Picks = tuple[int, ...]
+_Known = tuple[tuple[int, ...], Picks]
+"""Objective and limited sums in quanta, and the choice."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +173,28 @@ def optimise(
     Returns:
         The optimum.
     """
+    found = _optimum(problem, states, second, known, deadline, careful=False)
+    if found.picks is None or problem.allows(found.picks):
+        return found
+    # The exact sum lies so near a limit that rounding to quanta hid which side it is on.
+    inside = _optimum(problem, states, second, known, deadline, careful=True)
+    proven = inside.picks is not None and problem.value(inside.picks) <= problem.value(found.picks)
+    return replace(inside, bound=min(found.bound, inside.bound), is_proven=inside.is_proven and proven)
+
+
+def _optimum(
+    problem: ConstrainedProblem,
+    states: Trellis,
+    second: Sum | None,
+    known: Sequence[Picks],
+    deadline: float,
+    careful: bool,
+) -> Optimum:
     whole = whole_objective(problem.objective)
-    unrolled = _unrolled(problem, states)
+    units = [whole_sum(limit.sum, limit.slack) for limit in problem.limits]
+    # Carefully, what may keep a limit only because it was rounded is left out.
+    mosts = [unit.most - (len(unit.tables) if careful and not unit.is_exact else 0) for unit in units]
+    unrolled = _unrolled(states, whole, list(zip(units, mosts, strict=True)), problem.excluded)
     found = _least(unrolled, known, deadline)
     picks = found.picks
     if picks is not None and found.is_proven and second is not None:
@@ -167,7 +202,6 @@ def optimise(
         other = whole_objective(second)
         cheapest = replace(limited, cost=states.arcs_of(other.tables, np.int64, OVER), most=other.most)
         picks = _least(cheapest, [picks], deadline).picks or picks
-    units = [whole_sum(limit.sum, limit.slack) for limit in problem.limits]
     multipliers = tuple(
         float(y) * max(whole.most, 1) * whole.quantum / (max(unit.most, 1) * unit.quantum)
         for y, unit in zip(found.dual.multipliers, units, strict=True)
@@ -192,7 +226,9 @@ def all_undominated(
     Returns:
         One choice for each point of the front, and perhaps some that are beaten; None if there are too many labels.
     """
-    unrolled = _unrolled(problem, states)
+    units = [whole_sum(limit.sum, limit.slack) for limit in problem.limits]
+    whole = whole_objective(problem.objective)
+    unrolled = _unrolled(states, whole, [(unit, unit.most) for unit in units], problem.excluded)
     largest = sum((Fraction(float(values[np.isfinite(values)].max())) for _, values in measure.tables()), Fraction(0))
     quanta = whole_sum(measure, largest)
     unrolled = unrolled.with_limit(states.arcs_of(quanta.tables, np.int64, OVER), quanta.most + len(problem.sizes) ** 2)
@@ -200,15 +236,16 @@ def all_undominated(
     return tuple(tuple(map(int, row)) for row in paths.picks) if paths.is_complete else None
 
 
-def _unrolled(problem: ConstrainedProblem, states: Trellis) -> Unrolled:
-    whole = whole_objective(problem.objective)
+def _unrolled(
+    states: Trellis, whole: WholeSum, limits: Sequence[tuple[WholeSum, int]], excluded: Sequence[Excluded]
+) -> Unrolled:
+    """A problem in quanta, each limit with what it may be at most."""
     cost = states.arcs_of(whole.tables, np.int64, OVER)
-    excluded = states.arcs_of([(x.nodes, x.table.astype(np.int64)) for x in problem.excluded], np.int64)
-    open_arcs = [(c < OVER) & (x == 0) for c, x in zip(cost, excluded, strict=True)]
+    shut = states.arcs_of([(x.nodes, x.table.astype(np.int64)) for x in excluded], np.int64)
+    open_arcs = [(c < OVER) & (x == 0) for c, x in zip(cost, shut, strict=True)]
     unrolled = Unrolled(states, cost, whole.most, open_arcs, ())
-    for limit in problem.limits:
-        quanta = whole_sum(limit.sum, limit.slack)
-        unrolled = unrolled.with_limit(states.arcs_of(quanta.tables, np.int64, OVER), quanta.most)
+    for quanta, most in limits:
+        unrolled = unrolled.with_limit(states.arcs_of(quanta.tables, np.int64, OVER), most)
     return unrolled
 
 
@@ -225,23 +262,59 @@ def _least(unrolled: Unrolled, known: Sequence[Picks], deadline: float) -> _Leas
         return _Least(None, 0, True, dual, unrolled)
     sums |= {picks: unrolled.sums(picks) for picks in dual.paths if picks not in sums}
     best = min(((total, picks) for picks, total in sums.items() if total is not None), default=None)
-    bound = Bound(unit, dual.multipliers / np.asarray(largest), dual.completions)
-    price = float(dual.multipliers.sum())
-    proven = False
-    for beam in BEAMS:
-        cutoff = (unrolled.most if best is None else best[0][0]) / unit + price + ROUNDING * (1 + price)
-        unrolled = unrolled.without(dual.arcs, dual.completions, cutoff)
+    search = _Search(unrolled, dual, _bound(around(scaled, dual), unit, largest), unit, deadline)
+    best, proven = search.least(best)
+    return _Least(None if best is None else best[1], 0 if best is None else best[0][0], proven, dual, search.near)
+
+
+class _Search:
+    """Labels within a growing distance of the dual bound: the first choice that is found within it is the optimum."""
+
+    def __init__(self, unrolled: Unrolled, dual: Dual, bound: Bound, unit: float, deadline: float) -> None:
+        self.whole = self.near = unrolled
+        self.dual, self.bound, self.unit, self.deadline = dual, bound, unit, deadline
+        self.price = float(dual.multipliers.sum())
+
+    def least(self, best: _Known | None) -> tuple[_Known | None, bool]:
+        """The best choice, and whether that is proven."""
         try:
-            paths = label_paths(
-                unrolled.states, unrolled.cost, unrolled.open_arcs, unrolled.resources, bound, cutoff, beam, deadline
-            )
+            best, proven = self._within(1.0, best, FIRST_BEAM)
+            for share in SHARES:
+                if proven:
+                    break
+                best, proven = self._within(share, best, LARGEST_BEAM)
         except OutOfLabelsError:
-            break
+            proven = False
+        return best, proven
+
+    def _within(self, share: float, best: _Known | None, beam: int) -> tuple[_Known | None, bool]:
+        """Looks for choices in a share of the distance from the dual bound to the best one known."""
+        most = self.whole.most / self.unit if best is None else best[0][0] / self.unit
+        rounding = ROUNDING * (1 + self.price)
+        cutoff = most if share == 1 else min(most, self.dual.bound + share * (most - self.dual.bound))
+        self.near = self.whole.without(self.dual.arcs, self.dual.completions, cutoff + self.price + rounding)
+        near = self.near
+        paths = label_paths(
+            near.states,
+            near.cost,
+            near.open_arcs,
+            near.resources,
+            self.bound,
+            (cutoff + rounding) * self.unit,
+            beam,
+            self.deadline,
+        )
         if len(paths.cost):
-            first = tuple(int(option) for option in paths.picks[0])
             total = (int(paths.cost[0]), *(int(row[0]) for row in paths.used))
-            best = min((total, first), best or (total, first))
-        if paths.is_complete:
-            proven = True
-            break
-    return _Least(None if best is None else best[1], 0 if best is None else best[0][0], proven, dual, unrolled)
+            found = (total, tuple(int(option) for option in paths.picks[0]))
+            best = found if best is None else min(found, best)
+        return best, paths.is_complete and (share == 1 or len(paths.cost) > 0)
+
+
+def _bound(vectors: Sequence[tuple[Array, list[Array]]], unit: float, largest: Sequence[float]) -> Bound:
+    """Bounds in quanta."""
+    return Bound(
+        np.asarray([unit * multipliers / np.asarray(largest) for multipliers, _ in vectors]),
+        [[unit * step for step in completions] for _, completions in vectors],
+        np.asarray([unit * multipliers.sum() for multipliers, _ in vectors]),
+    )

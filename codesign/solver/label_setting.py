@@ -19,6 +19,8 @@ from codesign.solver.trellis import Trellis
 
 ROUNDING = 1e-11
 """Share of the objective by which sums of floats may be wrong."""
+CROWD = 4
+"""Times the beam: labels among which dominance is looked for, the most promising ones."""
 WINDOW = 64
 """Labels with which one is compared where several sums are limited."""
 
@@ -54,35 +56,42 @@ class Resource:
 
 @dataclass(frozen=True)
 class Bound:
-    """The Lagrangian bound `c / unit + sum_k y_k r_k / most_k + B(state)`.
+    """Lower bounds on the objective of whatever a label can become, one for each vector of multipliers y.
+
+        c + sum_k y_k r_k + B_y(state) - sum_k y_k most_k
+
+    A label that has used more or less of a limit than usual is bounded best by other multipliers than the start.
 
     Attributes:
-        unit: Quanta of the objective that count as 1.
-        prices: y_k / most_k, one for each resource.
-        completions: B, `[states before]` by step.
+        prices: y in quanta of the objective for a quantum of a limit, `[vectors, resources]`.
+        completions: B_y, `[states before]` by vector and step.
+        offsets: The last sum, by vector.
     """
 
-    unit: float
     prices: Array
-    completions: Sequence[Array]
+    completions: Sequence[Sequence[Array]]
+    offsets: Array
 
     def of(self, cost: Integers, used: Integers, following: NDArray[np.int64], step: int) -> Array:
-        """The bound of labels.
+        """The largest bound of each label.
 
         Args:
-            cost: Their objective in quanta.
-            used: Their limited sums, `[resources, labels]`.
-            following: Their states.
+            cost: Objective in quanta.
+            used: Limited sums, `[resources, labels]`.
+            following: States.
             step: How many nodes are decided.
 
         Returns:
             One number a label.
         """
-        bound: Array = cost / self.unit + self.completions[step][following]
-        for price, row in zip(self.prices, used, strict=True):
-            if price:
-                bound += price * row
-        return bound
+        largest = np.full(len(cost), -np.inf)
+        for prices, completions, offset in zip(self.prices, self.completions, self.offsets, strict=True):
+            bound = completions[step][following] - offset
+            for price, row in zip(prices, used, strict=True):
+                if price:
+                    bound += price * row
+            np.maximum(largest, bound, out=largest)
+        return largest + cost
 
 
 @dataclass(frozen=True)
@@ -134,31 +143,33 @@ def label_paths(
     Raises:
         OutOfLabelsError: The deadline passed.
     """
-    state = np.zeros(1, np.int64)
-    total = np.zeros(1, np.int64)
-    used = np.zeros((len(resources), 1), np.int64)
+    state, total, used = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((len(resources), 1), np.int64)
     trail: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     complete = True
     for i, step in enumerate(states.steps):
         if time.perf_counter() > deadline:
             raise OutOfLabelsError
         before, option = np.nonzero(open_arcs[i])
-        first = np.searchsorted(before, np.arange(step.arcs[0] + 1))
-        parent, arc = _extensions(state, first)
+        parent, arc = _extensions(state, np.searchsorted(before, np.arange(step.arcs[0] + 1)))
         flat = before[arc] * step.arcs[1] + option[arc]
-        total = total[parent] + cost[i].ravel()[flat]
-        used = used[:, parent]
-        state = step.following.ravel()[flat]
-        keep = np.ones(len(flat), bool)
-        for row, resource in zip(used, resources, strict=True):
-            row += resource.arcs[i].ravel()[flat]
-            keep &= resource.open(row, state, i + 1)
-        bounds = np.zeros(len(flat)) if bound is None else bound.of(total, used, state, i + 1)
-        kept = np.flatnonzero(keep & (bounds <= cutoff))
-        kept = kept[undominated(state[kept], np.vstack([total[kept][None], used[:, kept]]))]
-        if len(kept) > beam:
-            complete = False
-            kept = np.sort(kept[np.argsort(bounds[kept], kind="stable")[:beam]])
+        state, total, used = step.following.ravel()[flat], total[parent] + cost[i].ravel()[flat], used[:, parent]
+        fits = np.ones(len(flat), bool)
+        for k, resource in enumerate(resources):
+            used[k] += resource.arcs[i].ravel()[flat]
+            fits &= resource.open(used[k], state, i + 1)
+        kept = np.flatnonzero(fits)
+        bounds = np.zeros(len(kept))
+        if bound is not None:
+            bounds = bound.of(total[kept], used[:, kept], state[kept], i + 1)
+        kept, bounds = kept[bounds <= cutoff], bounds[bounds <= cutoff]
+        for most in (CROWD * beam, beam):
+            if len(kept) > most:
+                complete = False
+                first = np.sort(np.argsort(bounds, kind="stable")[:most])
+                kept, bounds = kept[first], bounds[first]
+            if most > beam:
+                stay = undominated(state[kept], np.vstack([total[kept][None], used[:, kept]]))
+                kept, bounds = kept[stay], bounds[stay]
         state, total, used = state[kept], total[kept], used[:, kept]
         trail.append((parent[kept], option[arc[kept]]))
     order = np.lexsort((*used[::-1], total))
@@ -196,16 +207,23 @@ def undominated(state: NDArray[np.int64], sums: Integers) -> NDArray[np.int64]:
     Returns:
         Positions of the labels that stay; of equal ones the first.
     """
-    order = np.lexsort((*sums[::-1], state))
+    order: NDArray[np.int64] = np.lexsort((*sums[::-1], state))
     state, sums = state[order], sums[:, order]
-    starts = np.concatenate([[True], state[1:] != state[:-1]]) if len(state) else np.zeros(0, bool)
+    starts = np.ones(len(state), bool)
+    starts[1:] = state[1:] != state[:-1]
     if len(sums) == 1:
-        return order[starts]
-    if len(sums) == 2:  # noqa: PLR2004  # a staircase
+        stays = starts
+    elif len(sums) == 2:  # a staircase: the lowest second sum so far, of the same state
         _, rank = np.unique(sums[1], return_inverse=True)
         key = rank - np.cumsum(starts) * (len(state) + 1)
-        lowest = np.minimum.accumulate(key)
-        return order[starts | (key < np.concatenate([[0], lowest[:-1]]))]
+        stays = starts | (key < np.concatenate([[0], np.minimum.accumulate(key)[:-1]]))
+    else:
+        stays = _not_beaten_nearby(state, sums, starts)
+    kept: NDArray[np.int64] = order[stays]
+    return kept
+
+
+def _not_beaten_nearby(state: NDArray[np.int64], sums: Integers, starts: NDArray[np.bool_]) -> NDArray[np.bool_]:
     stays = np.ones(len(state), bool)
     longest = int(np.diff(np.flatnonzero(np.concatenate([starts, [True]]))).max(initial=1))
     for shift in range(1, min(WINDOW, longest - 1) + 1):
@@ -213,4 +231,4 @@ def undominated(state: NDArray[np.int64], sums: Integers) -> NDArray[np.int64]:
         for row in sums[1:]:
             beaten &= row[shift:] >= row[:-shift]
         stays[shift:] &= ~beaten
-    return order[stays]
+    return stays

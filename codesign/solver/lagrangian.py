@@ -24,6 +24,10 @@ CLOSE = 1e-9
 """Gap between planes and bound at which the bound is good enough."""
 
 
+FACTORS = (0.5, 2.0)
+"""Of the best multipliers, for further bounds."""
+
+
 @dataclass(frozen=True)
 class Dual:
     """A bound.
@@ -128,6 +132,27 @@ def maximise(scaled: Scaled, known: Sequence[tuple[int, ...]] = (), ceiling: flo
             planes.add(scaled.sums(picks))
     assert best is not None
     return Dual(best.multipliers, best.bound, best.completions, best.arcs, tuple(paths))
+
+
+def around(scaled: Scaled, dual: Dual) -> list[tuple[Array, list[Array]]]:
+    """Further multipliers, which bound partial choices that used more or less of a limit than usual.
+
+    Args:
+        scaled: Objective and limits.
+        dual: The best bound.
+
+    Returns:
+        Multipliers, and the least `c + y r` to the end for each; those of the best bound first.
+    """
+    found = [(dual.multipliers, dual.completions)]
+    axes = np.eye(len(dual.multipliers), dtype=bool)
+    groups = [np.ones(len(axes), bool), *(axes if len(axes) > 1 else [])]
+    for group in groups:
+        for factor in FACTORS:
+            multipliers = np.where(group, factor * dual.multipliers, dual.multipliers)
+            if (multipliers != dual.multipliers).any():
+                found.append((multipliers, scaled.trellis.completions(scaled.arcs(multipliers))))
+    return found
 
 
 class _Planes:

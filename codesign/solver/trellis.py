@@ -5,6 +5,7 @@ state; a chain has a frontier of one node, a residual block of two. A sum over n
 arcs of a path through the states, so shortest paths, completion bounds and labels are all found in one sweep.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from codesign.solver.pairwise import Array
 
+WIDE_STEP = 5_000
+"""Arcs of one step beyond which another order is tried."""
 LARGEST_STEP = 400_000
 """Arcs of one step beyond which a graph has no trellis."""
 Number = TypeVar("Number", np.float64, np.int64)
@@ -82,19 +85,19 @@ class Trellis:
         Returns:
             For each step what its arcs add, `[states before, options]`.
         """
-        at = {step.node: i for i, step in enumerate(self.steps)}
-        found = [np.zeros(step.shape, kind) for step in self.steps]
+        at = {item.node: i for i, item in enumerate(self.steps)}
+        found = [np.zeros(item.shape, kind) for item in self.steps]
         for nodes, table in tables:
-            last = max(nodes, key=at.__getitem__)
-            step = self.steps[at[last]]
+            last = max(at[v] for v in nodes)
+            step = self.steps[last]
             axes = [(*step.before, step.node).index(v) for v in nodes]
             ordered = table.transpose(np.argsort(axes))
             where = [size if axis in axes else 1 for axis, size in enumerate(step.shape)]
-            target = found[at[last]]
+            target = found[last]
             target += ordered.reshape(where)
             if most < np.inf:
                 np.minimum(target, kind(most), out=target)
-        return [table.reshape(step.arcs) for table, step in zip(found, self.steps, strict=True)]
+        return [table.reshape(item.arcs) for table, item in zip(found, self.steps, strict=True)]
 
     def completions(self, arcs: Sequence[Array]) -> list[Array]:
         """Length of the shortest path from each state to the end.
@@ -157,7 +160,7 @@ class Trellis:
 
 
 def trellis(sizes: Sequence[int], cliques: Iterable[tuple[int, ...]]) -> Trellis | None:
-    """Unrolls a graph in its own order, or with the smallest frontier at each step, whichever has fewer arcs.
+    """Unrolls a graph in its own order or, where that has wide steps, with the smallest frontier at each step.
 
     Args:
         sizes: How many options each node has.
@@ -170,11 +173,12 @@ def trellis(sizes: Sequence[int], cliques: Iterable[tuple[int, ...]]) -> Trellis
     for nodes in cliques:
         for v in nodes:
             neighbours[v] |= set(nodes) - {v}
-    best = min(
-        (_frontiers(order, neighbours) for order in (range(len(sizes)), _narrow_order(sizes, neighbours))),
-        key=lambda frontiers: max(_arcs(node, before, sizes) for node, before, _ in frontiers),
-    )
-    if max(_arcs(node, before, sizes) for node, before, _ in best) > LARGEST_STEP:
+    best = _frontiers(range(len(sizes)), neighbours)
+    if _most_arcs(best, sizes) > WIDE_STEP:
+        best = min(
+            best, _frontiers(_narrow_order(sizes, neighbours), neighbours), key=lambda found: _most_arcs(found, sizes)
+        )
+    if _most_arcs(best, sizes) > LARGEST_STEP:
         return None
     return Trellis(tuple(_step(node, before, after, sizes) for node, before, after in best))
 
@@ -204,7 +208,7 @@ def _narrow_order(sizes: Sequence[int], neighbours: Sequence[set[int]]) -> list[
 
     while left:
         near = {v for u in frontier for v in neighbours[u]} & left or left
-        node = min(near, key=lambda v: (float(np.prod([float(sizes[u]) for u in frontier_with(v)])), v))
+        node = min(near, key=lambda v: (math.prod(sizes[u] for u in frontier_with(v)), v))
         frontier = frontier_with(node)
         decided.add(node)
         left.remove(node)
@@ -212,14 +216,14 @@ def _narrow_order(sizes: Sequence[int], neighbours: Sequence[set[int]]) -> list[
     return order
 
 
-def _arcs(node: int, before: Iterable[int], sizes: Sequence[int]) -> float:
-    return float(np.prod([float(sizes[v]) for v in (*before, node)]))
+def _most_arcs(frontiers: _Frontiers, sizes: Sequence[int]) -> int:
+    return max(math.prod(sizes[v] for v in (*before, node)) for node, before, _ in frontiers)
 
 
 def _step(node: int, before: tuple[int, ...], after: tuple[int, ...], sizes: Sequence[int]) -> Step:
     shape = tuple(sizes[v] for v in (*before, node))
     kept = [axis for axis, v in enumerate((*before, node)) if v in after]
-    index = np.arange(int(np.prod([shape[axis] for axis in kept], dtype=int)))
+    index = np.arange(math.prod(shape[axis] for axis in kept))
     spread = index.reshape([size if axis in kept else 1 for axis, size in enumerate(shape)])
     following = np.broadcast_to(spread, shape).reshape(-1, sizes[node])
     return Step(node, before, after, shape, np.ascontiguousarray(following, dtype=np.int64))
