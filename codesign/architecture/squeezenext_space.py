@@ -125,14 +125,16 @@ class SqueezeNextSpace:
             Stage(int(values[f"width{i}"]), int(values[f"depth{i}"]), stride)
             for i, stride in enumerate(choices.strides, 1)
         )
-        base = SqueezeNextConfig(stem, stages, choices.tail_channels, choices.classes, choices.image_channels)
-        pair_order = next(order for order in choices.pair_orders if order == values["pair_order"])
-        return replace(
-            base,
+        return SqueezeNextConfig(
+            stem,
+            stages,
+            choices.tail_channels,
+            choices.classes,
+            choices.image_channels,
             groups=int(values["groups"]),
             entrance=choices.entrance,
             squeeze=float(values["squeeze"]),
-            pair_order=pair_order,
+            pair_order=next(order for order in choices.pair_orders if order == values["pair_order"]),
         )
 
     def network(self, variant: Variant) -> SqueezeNext:

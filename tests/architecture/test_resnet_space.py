@@ -46,3 +46,9 @@ def test_impossible_choices_are_refused_by_key() -> None:
         ResNetChoices(((1,), (1,), (1,)), ((16, 24), (16, 32), (64,)))
     with pytest.raises(InputError, match="depths has 2 stages and widths 3; these networks have 3"):
         ResNetChoices(((1,), (1,)), ((16,), (16,), (16,)))
+
+
+def test_fresh_blocks_compute_their_shortcut_alone() -> None:
+    block = SPACE.network(largest(SPACE)).layer2[1].eval()
+    x = torch.rand(2, 32, 4, 4)
+    assert torch.equal(block(x), x)

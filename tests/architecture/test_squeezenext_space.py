@@ -92,3 +92,8 @@ def test_every_variant_runs_and_is_what_its_values_say(place: int, entrance: str
 def test_impossible_choices_are_refused_by_key(change: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         SqueezeNextSpace(replace(CHOICES, **change))  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_widths_that_only_the_given_ratios_allow() -> None:
+    space = SqueezeNextSpace(SqueezeNextChoices(((1,),), ((6, 10),), (1,), squeeze=(1.0,), stem_channels=4))
+    assert space.network(largest(space)).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
