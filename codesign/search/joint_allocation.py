@@ -37,6 +37,7 @@ def allocate(
 
     Raises:
         InfeasibleBudgetError: No choice keeps the limits; the tightest values that can be reached are named.
+        OutOfTimeError: Time ran out before any choice was found.
     """
     started = time.perf_counter()
     limits = dict(limits or {})
@@ -94,7 +95,7 @@ def least_total(problem: JointProblem, metric: str, limits: Mapping[str, float] 
     """
     others = dict(limits or {})
     if not problem.is_maximum(metric):
-        found = solution_of(problem, others, metric).picks
+        found = solution_of(problem, others, metric, time.perf_counter() + TIME_LIMIT_S).picks
         return None if found is None else problem.totals_of(found)[metric]
     best = _total_within(problem, metric, others, math.inf)
     exact = all(problem.is_small(load) for load in problem.loads if metric in load.metrics)
@@ -142,6 +143,11 @@ def infeasible_error(problem: JointProblem, limits: Mapping[str, float]) -> Infe
                 "widths, and neighbours options that go together"
             )
         alone[metric] = least
-    return infeasible(
-        limits, alone, lambda m, rest: least_total(problem, m, rest), "widths and places", "narrower widths"
-    )
+
+    def least_beside(metric: str, rest: Mapping[str, float]) -> float | None:
+        try:
+            return least_total(problem, metric, rest)
+        except OutOfTimeError:
+            return None
+
+    return infeasible(limits, alone, least_beside, "widths and places", "narrower widths")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from codesign.errors import InputError, closest
 from codesign.search.joint_allocation import allocate, allocation_of, infeasible_error, least_total
 from codesign.search.joint_problem import JointAllocation, JointProblem
-from codesign.search.joint_solution import Solution, solution_of, whole_front
+from codesign.search.joint_solution import Picks, Solution, solution_of, whole_front
 
 MOST_LABELS = 300_000
 """Partial choices beyond which a whole front is refused."""
@@ -86,7 +86,7 @@ def _spread(
     assert least is not None  # `allocate` found a choice
     most = max(best.metrics[metric], least)
     found = []
-    known = (best.picks,)
+    known: tuple[Picks, ...] = (best.picks,)
     for i in reversed(range(points)):
         started = time.perf_counter()
         budget = least + (most - least) * i / (points - 1)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -69,18 +69,40 @@ def solution_of(
         OutOfTimeError: The deadline passed before any choice was found.
     """
     second = second_sum(problem, limits) if goal == "loss" else None
-    if method != "integer-programme":
-        programme = programme_of(problem, limits, goal)
-        states = states_of(programme, second)
-        if states is not None:
-            found = optimise(programme, states, second, known, deadline)
-            if found.picks is None and not found.is_proven:
-                raise OutOfTimeError("joint problem: no choice found in time; raise the time limit")
-            prices: dict[str, float] = {}
-            for limit, price in zip(programme.limits, found.multipliers, strict=True):
-                prices[limit.name] = prices.get(limit.name, 0.0) + price
-            return Solution(found.picks, found.bound, found.is_proven, "label-setting", found.paths, prices)
-    return _by_programme(programme_of(problem, limits, goal, tables=False), second, deadline)
+    labelled = None if method == "integer-programme" else _by_labels(problem, limits, goal, second, known, deadline)
+    if labelled is not None and labelled.is_proven:
+        return labelled
+    try:
+        solved = _by_programme(programme_of(problem, limits, goal, tables=False), second, deadline)
+    except OutOfTimeError:
+        if labelled is None or labelled.picks is None:
+            raise
+        return labelled
+    if labelled is None or solved.is_proven or solved.picks is None or labelled.picks is None:
+        return solved
+    terms = programme_of(problem, {}, goal).objective
+    better = min(labelled, solved, key=lambda solution: math.fsum(terms.terms(solution.picks or ())))
+    return replace(better, bound=max(labelled.bound, solved.bound))
+
+
+def _by_labels(
+    problem: JointProblem,
+    limits: Mapping[str, float],
+    goal: Goal,
+    second: Sum | None,
+    known: Sequence[Picks],
+    deadline: float,
+) -> Solution | None:
+    """None where the graph is too densely connected."""
+    programme = programme_of(problem, limits, goal)
+    states = states_of(programme, second)
+    if states is None:
+        return None
+    found = optimise(programme, states, second, known, deadline)
+    prices: dict[str, float] = {}
+    for limit, price in zip(programme.limits, found.multipliers, strict=True):
+        prices[limit.name] = prices.get(limit.name, 0.0) + price
+    return Solution(found.picks, found.bound, found.is_proven, "label-setting", found.paths, prices)
 
 
 def whole_front(
@@ -137,9 +159,9 @@ def _cheapest(programme: ConstrainedProblem, picks: Picks, second: Sum, margin: 
         other = _highs(programme, second, margin, deadline, (same,))
     except OutOfTimeError:
         return picks
-    exact = other is not None and programme.allows(other.picks) and programme.value(other.picks) <= value
-    cheaper = exact and math.fsum(second.terms(other.picks)) < math.fsum(second.terms(picks))
-    return other.picks if other is not None and cheaper else picks
+    if other is None or not programme.allows(other.picks) or programme.value(other.picks) > value:
+        return picks
+    return min(other.picks, picks, key=lambda choice: math.fsum(second.terms(choice)))
 
 
 def _highs(

@@ -127,7 +127,8 @@ def _order(
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_nodes_from(members)
     graph.add_edges_from(values)
-    return nx.lexicographical_topological_sort(graph, key=ends.__getitem__)
+    ordered: Iterable[str] = nx.lexicographical_topological_sort(graph, key=ends.__getitem__)
+    return ordered
 
 
 def _kernel(

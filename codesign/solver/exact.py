@@ -25,7 +25,7 @@ from codesign.solver.trellis import Trellis, trellis
 
 FIRST_BEAM = 200
 """Labels kept after a step in the first search, which gives a good choice."""
-LARGEST_BEAM = 2_000_000
+LARGEST_BEAM = 200_000
 """Labels kept after a step at most."""
 SHARES = (1 / 64, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """Parts of the distance between the dual bound and the best choice that are searched, one after the other."""

@@ -207,16 +207,23 @@ def undominated(state: NDArray[np.int64], sums: Integers) -> NDArray[np.int64]:
     Returns:
         Positions of the labels that stay; of equal ones the first.
     """
-    order = np.lexsort((*sums[::-1], state))
+    order: NDArray[np.int64] = np.lexsort((*sums[::-1], state))
     state, sums = state[order], sums[:, order]
-    starts = np.concatenate([[True], state[1:] != state[:-1]]) if len(state) else np.zeros(0, bool)
+    starts = np.ones(len(state), bool)
+    starts[1:] = state[1:] != state[:-1]
     if len(sums) == 1:
-        return order[starts]
-    if len(sums) == 2:  # a staircase
+        stays = starts
+    elif len(sums) == 2:  # a staircase: the lowest second sum so far, of the same state
         _, rank = np.unique(sums[1], return_inverse=True)
         key = rank - np.cumsum(starts) * (len(state) + 1)
-        lowest = np.minimum.accumulate(key)
-        return order[starts | (key < np.concatenate([[0], lowest[:-1]]))]
+        stays = starts | (key < np.concatenate([[0], np.minimum.accumulate(key)[:-1]]))
+    else:
+        stays = _not_beaten_nearby(state, sums, starts)
+    kept: NDArray[np.int64] = order[stays]
+    return kept
+
+
+def _not_beaten_nearby(state: NDArray[np.int64], sums: Integers, starts: NDArray[np.bool_]) -> NDArray[np.bool_]:
     stays = np.ones(len(state), bool)
     longest = int(np.diff(np.flatnonzero(np.concatenate([starts, [True]]))).max(initial=1))
     for shift in range(1, min(WINDOW, longest - 1) + 1):
@@ -224,4 +231,4 @@ def undominated(state: NDArray[np.int64], sums: Integers) -> NDArray[np.int64]:
         for row in sums[1:]:
             beaten &= row[shift:] >= row[:-shift]
         stays[shift:] &= ~beaten
-    return order[stays]
+    return stays

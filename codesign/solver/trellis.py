@@ -85,19 +85,19 @@ class Trellis:
         Returns:
             For each step what its arcs add, `[states before, options]`.
         """
-        at = {step.node: i for i, step in enumerate(self.steps)}
-        found = [np.zeros(step.shape, kind) for step in self.steps]
+        at = {item.node: i for i, item in enumerate(self.steps)}
+        found = [np.zeros(item.shape, kind) for item in self.steps]
         for nodes, table in tables:
-            last = max(nodes, key=at.__getitem__)
-            step = self.steps[at[last]]
+            last = max(at[v] for v in nodes)
+            step = self.steps[last]
             axes = [(*step.before, step.node).index(v) for v in nodes]
             ordered = table.transpose(np.argsort(axes))
             where = [size if axis in axes else 1 for axis, size in enumerate(step.shape)]
-            target = found[at[last]]
+            target = found[last]
             target += ordered.reshape(where)
             if most < np.inf:
                 np.minimum(target, kind(most), out=target)
-        return [table.reshape(step.arcs) for table, step in zip(found, self.steps, strict=True)]
+        return [table.reshape(item.arcs) for table, item in zip(found, self.steps, strict=True)]
 
     def completions(self, arcs: Sequence[Array]) -> list[Array]:
         """Length of the shortest path from each state to the end.
