@@ -156,7 +156,7 @@ def machine_of_request(request: PartitionRequest) -> Machine:
     elif request.devices is not None:
         mesh = grid_of_devices(request.devices, link)
     elif target is not None:
-        mesh = _mesh_of(target, link)
+        mesh = mesh_of(target, link)
     else:
         raise InputError("how many devices? give --devices P, --mesh data=4,model=8 or --target NAME")
     kinds = () if target is None else _kinds(target, mesh.devices, request.element_bytes)
@@ -170,7 +170,19 @@ def _link(request: PartitionRequest, target: Target | None) -> Link:
     return Link(alpha, BANDWIDTH if bandwidth is None else bandwidth, known.energy_j_per_byte if known else 0.0)
 
 
-def _mesh_of(target: Target, link: Link) -> Mesh:
+def mesh_of(target: Target, link: Link) -> Mesh:
+    """How the equal devices of a target are arranged.
+
+    Args:
+        target: A target of several devices.
+        link: Between them.
+
+    Returns:
+        The mesh.
+
+    Raises:
+        InputError: It is one device.
+    """
     if len(target.mesh_shape) == 1:
         if target.mesh_shape[0] == 1:
             raise InputError(f"target {target.name!r} is one device; give --devices P or --mesh to use several of them")

@@ -150,7 +150,8 @@ def _target_context(search: SearchFile, name: str, base: Path, progress: Progres
         raise InputError(f"targets: {target.name!r} counts instructions, by which nothing can be chosen; leave it out")
     profile = load_profile(target.profile, target.threads)
     asked, activation = search.quantization.weight_bits, search.quantization.activation_bits
-    has = {w.weight for w in profile.bit_widths if w.activation == activation}
+    profiles = [profile, *(load_profile(group.profile, target.threads) for group in target.devices)]
+    has = {w.weight for p in profiles for w in p.bit_widths if w.activation == activation}
     widths = tuple(BitWidths(bits, activation) for bits in sorted(asked) if bits in has)
     if not widths:
         raise InputError(

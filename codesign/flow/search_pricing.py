@@ -4,14 +4,17 @@ import dataclasses
 from collections.abc import Mapping
 
 from codesign.architecture.space import Variant
+from codesign.flow.partition_request import mesh_of
 from codesign.flow.search_context import TargetContext
 from codesign.flow.variant_analysis import Analysed
 from codesign.hardware.target import Budget
 from codesign.ir.program import Program
+from codesign.partition.graph_network import network_of
 from codesign.plan.facts import GraphFacts
 from codesign.plan.plan import Cost, Plan
 from codesign.quantization.scheme import BitWidths
-from codesign.search.joint_devices import problem_on_one_device
+from codesign.search.joint_devices import devices_of, link_of, problem_on_devices, problem_on_one_device
+from codesign.search.joint_mesh import problem_on_mesh
 from codesign.search.joint_problem import JointAllocation, JointProblem
 from codesign.search.joint_study import METRICS
 
@@ -137,4 +140,10 @@ def architecture_name(space: str, variant: Variant) -> str:
 def _problem(
     place: TargetContext, program: Program, facts: GraphFacts, ties: tuple[tuple[str, ...], ...]
 ) -> JointProblem:
+    target = place.target
+    if target.devices:
+        return problem_on_devices(facts, devices_of(target), link_of(target), place.widths, ties)
+    if place.is_several:
+        mesh = mesh_of(target, link_of(target))
+        return problem_on_mesh(network_of(program, 1, "network"), facts, mesh, place.profile, place.widths, ties)
     return problem_on_one_device(facts, place.cost_model, place.widths, ties)

@@ -41,7 +41,8 @@ from codesign.report.search_point import (
     VariantShown,
 )
 from codesign.run_folder import RunFolder
-from codesign.search.joint_shadow_prices import shadow_prices
+from codesign.search.joint_allocation import allocate
+from codesign.search.joint_front import shadow_prices
 from codesign.search.joint_study import METRICS, FinishedTrial
 from codesign.search.pareto import hypervolume_growth
 
@@ -216,7 +217,7 @@ def _shown(context: SearchContext, variant: Variant) -> VariantShown:
 
 def _prices(place: TargetContext, analyst: VariantAnalyst, network: FoundNetwork) -> tuple[ShadowPrice, ...]:
     problem = problem_of(place, analyst.analyse(network.variant))
-    found = shadow_prices(problem, network.limits)
+    found = shadow_prices(problem, network.limits, allocate(problem, network.limits))
     return tuple(
         ShadowPrice(metric, network.limits[metric], UNITS.get(metric, ""), value) for metric, value in found.items()
     )

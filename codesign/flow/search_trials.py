@@ -20,7 +20,8 @@ from codesign.flow.search_pricing import (
 from codesign.flow.variant_analysis import VariantAnalyst
 from codesign.plan.plan import Plan
 from codesign.search.finalists import most_valuable
-from codesign.search.joint_allocation import allocate, least_total
+from codesign.search.joint_allocation import allocate
+from codesign.search.joint_front import front
 from codesign.search.joint_problem import JointAllocation, JointProblem
 from codesign.search.joint_study import Candidate, JointStudy, Outcome, StudyOptions
 from codesign.search.pareto import dominates
@@ -62,13 +63,8 @@ def decisions(
     best = allocate(problem, limits)
     found = {best.picks: Decision(dict(limits), best)}
     for metric in metrics:
-        least = least_total(problem, metric, limits)
-        assert least is not None  # `allocate` found a choice
-        most = max(best.metrics[metric], least)
-        for i in range(points - 1):
-            budget = least + (most - least) * i / (points - 1)
-            budgets = {**limits, metric: budget}
-            allocation = allocate(problem, budgets)
+        for allocation in front(problem, metric, limits, points):
+            budgets = {**limits, metric: allocation.metrics[metric]}
             found.setdefault(allocation.picks, Decision(budgets, allocation))
     return tuple(found.values())
 

@@ -119,16 +119,18 @@ def strategy(parts: Sequence[int], loops: Sequence[str | None]) -> Strategy:
     return Strategy(tuple(count for count, _ in kept), tuple(loop for _, loop in kept))
 
 
-def strategies_of(op: Operator, mesh: Mesh, idle: bool) -> tuple[Strategy, ...]:
+def strategies_of(op: Operator, mesh: Mesh, idle: bool, *, alike: bool = False) -> tuple[Strategy, ...]:
     """All legal ways to share an operator out.
 
     Args:
         op: The operator.
         mesh: The devices.
         idle: Whether channels may be fewer than devices, so that some of these have nothing to do.
+        alike: Whether devices may all do the same of an operator with a weight: nothing has to travel then, which is
+            fastest where links are slow.
 
     Returns:
-        At least one; an operator with a weight is shared among all devices if any way does so.
+        At least one; unless `alike`, an operator with a weight is shared among all devices if any way does so.
     """
     found: dict[Strategy, None] = {}
     for grid in mesh.grids:
@@ -137,7 +139,7 @@ def strategies_of(op: Operator, mesh: Mesh, idle: bool) -> tuple[Strategy, ...]:
             if is_legal(op, item, idle):
                 found[item] = None
     shared = tuple(item for item in found if None not in item.loops)
-    return shared if op.is_weighted and shared else tuple(found)
+    return shared if op.is_weighted and shared and not alike else tuple(found)
 
 
 def is_legal(op: Operator, item: Strategy, idle: bool) -> bool:

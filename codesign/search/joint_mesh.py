@@ -108,7 +108,7 @@ def _shared(
         if rate is None:
             continue
         pricing = pricings.setdefault(bits, _pricing(profile, mesh, bits))
-        for item in strategies_of(op, mesh, pricing.idle):
+        for item in strategies_of(op, mesh, pricing.idle, alike=True):
             price = own_price(op, item, pricing)
             parameter = next((i for i, x in enumerate(op.operands) if x.role == "parameter"), None)
             pieces = 1 if parameter is None else item.operand_layout(op, parameter).pieces
