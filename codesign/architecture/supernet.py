@@ -1,7 +1,8 @@
 """One set of weights that all variants of a space share, each variant taking parts of them."""
 
+import operator
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,10 +25,12 @@ class _Structure:
         module: Runs the variant; its parameters are on the meta device and its BatchNorm layers normalise with the
             statistics of the batch.
         parts: By name of the module's parameters.
+        constants: By name of the module's other buffers.
     """
 
     module: nn.Module
     parts: Mapping[str, SharedWeight]
+    constants: Mapping[str, Tensor]
 
 
 class Supernet(nn.Module):
@@ -92,9 +95,10 @@ class Supernet(nn.Module):
         Returns:
             The network's output.
         """
-        module = self._structure(variant).module
+        structure = self._structure(variant)
         given = self.weights_of(variant) if weights is None else weights
-        output: Tensor = functional_call(module, dict(given), (images,))
+        constants = {name: value.to(images.device) for name, value in structure.constants.items()}
+        output: Tensor = functional_call(structure.module, {**given, **constants}, (images,), strict=True)
         return output
 
     def extract(self, variant: Variant) -> nn.Module:
@@ -129,7 +133,7 @@ class Supernet(nn.Module):
 
     def _shared(self, variant: Variant, name: str, part: SharedWeight) -> Tensor:
         shared = self._parameters.get(self.parameter_name(part.name))
-        if shared is None or any(need > have for need, have in zip(part.dense_shape, shared.shape, strict=True)):
+        if shared is None or not _holds(shared.shape, part):
             have = "there is none" if shared is None else f"it has shape {list(shared.shape)}"
             raise InputError(
                 f"space {self.space.name!r}: parameter {name!r} of variant {variant} needs shape "
@@ -144,7 +148,7 @@ def _structure(space: ArchitectureSpace, variant: Variant) -> _Structure:
         module, parts = _fresh(space, variant)
     for layer in module.modules():
         _without_weights(layer)
-    return _Structure(module.train(), parts)
+    return _Structure(module.train(), parts, dict(module.named_buffers()))
 
 
 def _fresh(space: ArchitectureSpace, variant: Variant) -> tuple[nn.Module, Mapping[str, SharedWeight]]:
@@ -169,6 +173,10 @@ def _without_weights(layer: nn.Module) -> None:
         layer.running_mean = layer.running_var = layer.num_batches_tracked = None
 
 
+def _holds(shape: Sequence[int], part: SharedWeight) -> bool:
+    return len(shape) == len(part.shape) and all(map(operator.ge, shape, part.dense_shape))
+
+
 def _covering(space: ArchitectureSpace) -> Iterator[Variant]:
     """The variants that differ from the largest one in one axis, and the largest one, last."""
     whole = largest(space)
@@ -188,8 +196,8 @@ def _initial_weights(space: ArchitectureSpace, seed: int) -> dict[str, Tensor]:
         for variant in _covering(space):
             network, parts = _fresh(space, variant)
             for name, part in parts.items():
-                before = shapes.get(part.name, (0,) * len(part.shape))
-                shapes[part.name] = tuple(map(max, before, part.dense_shape))
+                before = shapes.get(part.name, part.dense_shape)
+                shapes[part.name] = tuple(map(max, zip(before, part.dense_shape, strict=True)))
                 found.append((part, network.get_parameter(name).detach()))
         weights: dict[str, Tensor] = {}
         for part, value in found:  # the largest variant's come last

@@ -95,7 +95,7 @@ class ElasticOptions(TrainingOptions):
         precision: What convolutions and products are computed in; None for bfloat16 on `cuda` and float32 elsewhere.
     """
 
-    epochs: Count = 24
+    epochs: Count = 16
     batch_size: Annotated[int, Field(ge=2)] = 128
     learning_rate: Positive = 0.2
     random_variants: Annotated[int, Field(ge=0)] = 2

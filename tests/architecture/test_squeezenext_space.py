@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from codesign.architecture.space import StagePicture, largest, variant_at, variant_count, variant_of
-from codesign.architecture.squeezenext import squeezenext_digits
-from codesign.architecture.squeezenext_space import SqueezeNextChoices, SqueezeNextSpace
+from codesign.architecture.squeezenext import SqueezeNextBlock, squeezenext_digits
+from codesign.architecture.squeezenext_space import DAMPING, SqueezeNextChoices, SqueezeNextSpace
 from codesign.errors import InputError
 
 CHOICES = SqueezeNextChoices(
@@ -97,3 +97,10 @@ def test_impossible_choices_are_refused_by_key(change: dict[str, object], messag
 def test_widths_that_only_the_given_ratios_allow() -> None:
     space = SqueezeNextSpace(SqueezeNextChoices(((1,),), ((6, 10),), (1,), squeeze=(1.0,), stem_channels=4))
     assert space.network(largest(space)).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_fresh_blocks_compute_little_beside_their_shortcut() -> None:
+    for block in SPACE.network(largest(SPACE)).modules():
+        if isinstance(block, SqueezeNextBlock):
+            assert bool((block.expand.bn.weight == DAMPING).all())
+            assert bool((block.separable2.bn.weight == 1).all())
