@@ -82,8 +82,45 @@ def all_choices(problem: JointProblem) -> dict[tuple[int, ...], tuple[float, Map
     return found
 
 
+def near_best(problem: JointProblem, metric: str) -> dict[tuple[int, ...], tuple[float, Mapping[str, float]]]:
+    """Enumerates all choices at once, and keeps those that no other beats in (metric, loss) by more than rounding.
+
+    Args:
+        problem: One of up to some hundred thousand choices.
+        metric: The metric.
+
+    Returns:
+        Exact loss and totals by picks.
+    """
+    picks = np.stack(np.meshgrid(*(np.arange(len(offered)) for offered in problem.options), indexing="ij"), -1)
+    picks = picks.reshape(-1, len(problem.names))
+    loss, cost = np.zeros((2, len(picks)))
+    for v, offered in enumerate(problem.options):
+        loss += np.asarray([o.loss_increase_nats for o in offered])[picks[:, v]]
+        own = np.asarray([o.metrics.get(metric, 0.0) for o in offered])[picks[:, v]]
+        cost = np.maximum(cost, own) if problem.is_maximum(metric) else cost + own
+    for edge in problem.edges:
+        if metric in edge.metrics:
+            cost += edge.metrics[metric][picks[:, edge.producer], picks[:, edge.consumer]]
+    for load in problem.loads:
+        if metric in load.metrics:
+            amount = np.full(len(picks), load.constant)
+            for v, values in load.nodes.items():
+                amount += values[picks[:, v]]
+            for (u, v), table in load.edges.items():
+                amount += table[picks[:, u], picks[:, v]]
+            cost = np.maximum(cost, amount)
+    order = np.lexsort((loss, cost))
+    least = np.minimum.accumulate(loss[order])
+    is_exact = (cost == np.rint(cost)).all()  # whole bytes add up without error
+    before = np.searchsorted(cost[order], cost if is_exact else cost * (1 - 1e-12), "right") - 1  # the last cheaper one
+    beaten = (before >= 0) & (least[np.maximum(before, 0)] < loss - 1e-12 * np.abs(loss).max())
+    kept = (tuple(map(int, row)) for row in picks[~beaten])
+    return {row: (problem.loss_of(row), problem.totals_of(row)) for row in kept}
+
+
 def best_points(
-    choices: Mapping[tuple[int, ...], tuple[float, Mapping[str, float]]], metric: str
+    choices: Mapping[tuple[object, ...], tuple[float, Mapping[str, float]]], metric: str
 ) -> list[tuple[float, float]]:
     """The front of (metric, loss) by comparison of all choices.
 

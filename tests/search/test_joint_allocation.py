@@ -126,7 +126,7 @@ def test_a_known_choice_does_not_change_the_answer() -> None:
 
 def test_the_same_input_gives_the_same_answer() -> None:
     problem = random_problem(ProblemKind(8, 3, 2, "residual", "whole"), 5)
-    limits = {"latency_s": 30.0, "energy_j": 30.0}
+    limits = {metric: 1.5 * (least_total(problem, metric) or 0.0) for metric in ("latency_s", "energy_j")}
     assert allocate(problem, limits).choice == allocate(problem, limits).choice
 
 
@@ -172,7 +172,8 @@ def test_units_do_not_matter(unit: float) -> None:
         tuple(type(e)(e.producer, e.consumer, {m: t * unit for m, t in e.metrics.items()}) for e in problem.edges),
         {m: v * unit for m, v in problem.constant.items()},
     )
-    assert allocate(scaled, {"latency_s": 30.0 * unit}).picks == allocate(problem, {"latency_s": 30.0}).picks
+    limit = 2.0 + (least_total(problem, "latency_s") or 0.0)
+    assert allocate(scaled, {"latency_s": limit * unit}).picks == allocate(problem, {"latency_s": limit}).picks
 
 
 def test_a_budget_out_of_reach_names_the_tightest_values() -> None:
