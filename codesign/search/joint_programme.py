@@ -35,6 +35,8 @@ def programme_of(
     for metric, limit in limits.items():
         if math.isinf(limit):
             continue
+        if problem.is_maximum(metric) and problem.constant.get(metric, 0.0) > limit:
+            excluded.append(Excluded((0,), np.ones(len(problem.options[0]), bool)))
         if metric in problem.options[0][0].metrics and metric in PEAK_METRICS:
             for v, offered in enumerate(problem.options):
                 excluded.append(Excluded((v,), np.asarray([o.metrics[metric] for o in offered]) > limit))

@@ -70,6 +70,8 @@ class Limited:
         """What the sum may be at most, exactly: what rounds to the limit keeps it."""
         limit = Fraction(self.limit)
         half = (Fraction(math.nextafter(self.limit, math.inf)) - limit) / 2
+        if float(limit + half) > self.limit:  # the tie itself is rounded up
+            half -= half / 2**BITS
         return limit + half - Fraction(self.constant)
 
     def holds(self, picks: Sequence[int]) -> bool:

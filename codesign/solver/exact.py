@@ -178,6 +178,7 @@ def optimise(
         return found
     # The exact sum lies so near a limit that rounding to quanta hid which side it is on.
     inside = _optimum(problem, states, second, known, deadline, careful=True)
+    assert inside.picks is None or problem.allows(inside.picks)
     proven = inside.picks is not None and problem.value(inside.picks) <= problem.value(found.picks)
     return replace(inside, bound=min(found.bound, inside.bound), is_proven=inside.is_proven and proven)
 
@@ -207,9 +208,12 @@ def _optimum(
         for y, unit in zip(found.dual.multipliers, units, strict=True)
     )
     bound = whole.offset + found.dual.bound * max(whole.most, 1) * whole.quantum
-    if picks is not None and found.is_proven:
-        bound = problem.value(picks)
-    return Optimum(picks, bound, found.is_proven, multipliers, found.dual.paths)
+    proven = found.is_proven
+    if picks is not None:
+        value = problem.value(picks)
+        proven = proven or bound >= value
+        bound = value if proven else bound
+    return Optimum(picks, bound, proven, multipliers, found.dual.paths)
 
 
 def all_undominated(
