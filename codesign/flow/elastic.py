@@ -73,12 +73,11 @@ def calibrated_network(context: SearchContext, supernet: "Supernet", variant: Va
     import numpy as np
     import torch
 
-    from codesign.training.batch_norm import recalibrate
+    from codesign.training import elastic
 
-    network = supernet.extract(variant)
     data = context.data_for(variant)
     dataset = data.training_without_search
     count = min(len(dataset), context.search.search.calibration_samples)
     chosen = np.random.default_rng(context.search.seed).permutation(len(dataset))[:count]
-    recalibrate(network, torch.from_numpy(data.prepared(dataset.subset(np.sort(chosen)))))
-    return network
+    images = torch.from_numpy(data.prepared(dataset.subset(np.sort(chosen))))
+    return elastic.calibrated_network(supernet, variant, images)

@@ -1,11 +1,12 @@
 """Finalists of a joint search: trained further, quantised, compiled and measured."""
 
+import dataclasses
 import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from codesign.backend.base import Artifact
@@ -60,6 +61,7 @@ def build_finalists(
     Returns:
         What was found of each. A network whose turn did not come within `search.device_seconds` says so.
     """
+    place = _simulated_where_placed(place)
     prepared = {
         network.plan.digest: _prepared(context, place, analyst, network)
         for network in track(context.progress, "Preparing finalists", chosen, len(chosen))
@@ -77,6 +79,14 @@ def build_finalists(
         else:
             built[digest] = _measured(context, place, network, found)
     return built
+
+
+def _simulated_where_placed(place: TargetContext) -> TargetContext:
+    """Programs are compiled for one device: what a placed network takes is what its decision counted."""
+    if not place.is_several:
+        return place
+    target = place.target.model_copy(update={"runner": "simulated", "rpc": None})
+    return dataclasses.replace(place, target=target)
 
 
 def _prepared(
@@ -168,7 +178,7 @@ def _compile_all(
     found: dict[str, _Compiled | str] = {d: run for d, run in prepared.items() if isinstance(run, str)}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # each thread waits for a compiling process
         jobs = {
-            pool.submit(apply_and_compile, run, replace(network.plan, placement=())): (network, run)
+            pool.submit(apply_and_compile, run, dataclasses.replace(network.plan, placement=())): (network, run)
             for network in chosen
             if not isinstance(run := prepared[network.plan.digest], str)
         }

@@ -214,6 +214,20 @@ def test_several_targets_share_weights_and_are_compared(tiny_search: Path) -> No
         assert own.latency_s == pytest.approx(target.point(row.identity).predicted.latency_s)
 
 
+@pytest.mark.parametrize("target", ["cpu+npu", "host-2proc"])
+def test_places_are_chosen_on_targets_with_several_devices(tiny_search: Path, target: str) -> None:
+    settings = ["quantization.weight_bits=[8]", "elastic.weight_bits=[4, 8]"]
+    report = _search(tiny_search, "search.trials=4", "search.finalists=1", *settings, targets=(target,))
+    (result,) = report.targets
+    assert result.front
+    for point in result.points:
+        assert all(layer.place for layer in point.layers) or point.places == ("",)
+    (built,) = result.built
+    assert built.finalist is not None
+    assert built.finalist.latency.provenance == "simulated"
+    assert built.finalist.latency.median_s == pytest.approx(built.predicted.latency_s)
+
+
 def test_a_measured_target_corrects_its_cost_model(tiny_search: Path) -> None:
     report = _search(tiny_search, "search.trials=8", targets=("host-cpu",))
     (target,) = report.targets
