@@ -194,7 +194,12 @@ def load_run_file(path: Path, settings: Sequence[str] = ()) -> RunFile:
 
     Returns:
         The run.
+
+    Raises:
+        InputError: It is the run file of `codesign search`, or not valid.
     """
+    if "space" in (values := config.read_toml(path)) and "model" not in values:
+        raise InputError(f"{path}: has a [space] and no [model]; run it with `codesign search`")
     return load_settings(RunFile, path, settings)
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from codesign.architecture.space_file import SpaceSection
-from codesign.config import StrictModel
+from codesign.config import StrictModel, read_toml
+from codesign.errors import InputError
 from codesign.hardware.target import Budget
 from codesign.run_file import Count, DataSection, MeasureSection, QuantizationSection, load_settings
 from codesign.training.options import ElasticOptions
@@ -98,6 +99,11 @@ def load_search_file(path: Path, settings: Sequence[str] = (), targets: Sequence
 
     Returns:
         The search.
+
+    Raises:
+        InputError: It is the run file of `codesign run`, or not valid.
     """
+    if "model" in (values := read_toml(path)) and "space" not in values:
+        raise InputError(f"{path}: has a [model] and no [space]; run it with `codesign run`, or describe a space")
     changes = [*settings, *([f"targets={list(targets)!r}"] if targets else [])]
     return load_settings(SearchFile, path, changes)

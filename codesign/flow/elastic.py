@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 from codesign.architecture.space import Variant
 from codesign.files import digest_of, write_json
 from codesign.flow.prepare import source_digest, versions
-from codesign.flow.search_context import SearchContext
+from codesign.flow.search_context import ELASTIC, SearchContext
 
 if TYPE_CHECKING:
     from torch import nn
 
     from codesign.architecture.supernet import Supernet
 
-ELASTIC = "elastic"
 SECONDS = "seconds.json"
 
 
@@ -56,7 +55,7 @@ def train_shared_weights(context: SearchContext) -> Path:
         return [weights]
 
     context.store.step(ELASTIC, key, compute)
-    return folder / "weights.safetensors"
+    return context.shared_weights
 
 
 def calibrated_network(context: SearchContext, supernet: "Supernet", variant: Variant) -> "nn.Module":

@@ -7,7 +7,7 @@ from pathlib import Path
 from codesign.architecture.space import variant_count
 from codesign.errors import InputError
 from codesign.files import remove_leftovers
-from codesign.flow.elastic import ELASTIC, train_shared_weights
+from codesign.flow.elastic import train_shared_weights
 from codesign.flow.search_context import SearchContext, TargetContext, open_search
 from codesign.flow.search_correction import corrected, repriced
 from codesign.flow.search_finalists import build_finalists
@@ -106,14 +106,13 @@ def join(file: SearchFile, base: Path, folder: Path, progress: Progress, storage
         InputError: There are no shared weights yet, or the search has no such target.
     """
     context = open_search(file, base, folder, storage, progress)
-    weights = folder / ELASTIC / "weights.safetensors"
-    if not weights.is_file():
+    if not context.shared_weights.is_file():
         raise InputError(f"{folder}: holds no shared weights yet; start the search without --join first")
     place = next((p for p in context.targets if p.target.name == target), None)
     if place is None:
         raise InputError(f"--join {target}: the search is for {', '.join(p.target.name for p in context.targets)}")
     open_study(context, place).reclaim()
-    take_part(context, place, VariantAnalyst(context, weights))
+    take_part(context, place, VariantAnalyst(context, context.shared_weights))
 
 
 def describe_search(file: SearchFile, base: Path, folder: Path, progress: Progress) -> list[str]:

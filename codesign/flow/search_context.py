@@ -10,7 +10,9 @@ from codesign.architecture.space_file import space_of
 from codesign.cost.base import CostModel
 from codesign.cost.select import cost_model_for
 from codesign.errors import InputError
+from codesign.files import digest_of
 from codesign.flow.context import RunContext, RunData, load_data
+from codesign.flow.prepare import versions
 from codesign.hardware.catalog import load_profile, load_target
 from codesign.hardware.profile import HardwareProfile
 from codesign.hardware.target import Target
@@ -22,6 +24,7 @@ from codesign.search_file import SearchFile
 from codesign.training.preprocessing import check_fits
 
 STUDY = "study.journal"
+ELASTIC = "elastic"
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,35 @@ class SearchContext:
     def folder(self) -> Path:
         """The search's folder."""
         return self.store.path
+
+    @property
+    def shared_weights(self) -> Path:
+        """File of the weights that all variants share."""
+        return self.folder / ELASTIC / "weights.safetensors"
+
+    def subject(self, place: TargetContext) -> str:
+        """Digest of all that a trial's result depends on beside its variant; names the study.
+
+        Args:
+            place: The target.
+
+        Returns:
+            Eight hexadecimal digits. With another space, other weights, data, widths, limits or another device a search
+            begins anew beside the old one.
+        """
+        search = self.search
+        decided = search.search.model_dump(mode="json", include={"limits", "metrics", "points", "calibration_samples"})
+        return digest_of(
+            self.shared_weights,
+            search.space.model_dump(mode="json"),
+            self.data.tuning_digest,
+            search.quantization.model_dump(mode="json"),
+            decided,
+            search.seed,
+            place.target.model_dump(mode="json"),
+            place.profile.model_dump(mode="json"),
+            versions(),
+        )[:8]
 
     def data_for(self, variant: Variant) -> RunData:
         """Data at the resolution of a variant.

@@ -15,7 +15,6 @@ from codesign.flow.search_finalists import build_finalists
 from codesign.flow.search_points import FoundNetwork, finalists_of
 from codesign.flow.variant_analysis import VariantAnalyst
 
-CORRECTION = "correction.json"
 FIRST_PART = 0.5
 """Share of a search's budget that is spent before the first networks are measured."""
 LEAST_NETWORKS = 4
@@ -46,7 +45,7 @@ def file_of(context: SearchContext, place: TargetContext) -> Path:
     Returns:
         The file, which may not exist yet.
     """
-    return context.folder / "targets" / place.target.name / CORRECTION
+    return context.folder / "targets" / place.target.name / f"correction-{context.subject(place)}.json"
 
 
 def corrected(context: SearchContext, place: TargetContext) -> TargetContext:

@@ -9,9 +9,9 @@ from scipy.stats import kendalltau
 from codesign.architecture.space import Variant, variant_count
 from codesign.cost.base import price
 from codesign.errors import CodesignError
-from codesign.flow.elastic import ELASTIC, SECONDS
+from codesign.flow.elastic import SECONDS
 from codesign.flow.publish import environment
-from codesign.flow.search_context import SearchContext, TargetContext
+from codesign.flow.search_context import ELASTIC, SearchContext, TargetContext
 from codesign.flow.search_finalists import Built
 from codesign.flow.search_points import FoundNetwork, front_of
 from codesign.flow.search_pricing import limits_of, problem_of
@@ -129,7 +129,7 @@ def _target_result(context: SearchContext, analyst: VariantAnalyst, outcome: Tar
         description=target.description,
         profile=place.profile.name,
         profile_notes=_notes(place),
-        runner=target.runner,
+        runner="simulated" if place.is_several else target.runner,
         cost_provenance=place.cost_model.provenance,
         joint_points=_joint_points(context, place, analyst, networks),
         joint_points_at_least=len({n.variant for n in networks}) < variant_count(context.space),

@@ -83,7 +83,8 @@ def open_study(context: SearchContext, place: TargetContext, share: float = 1.0)
     section = context.search.search
     trials = None if section.trials is None else math.ceil(section.trials * share)
     options = StudyOptions(section.sampler, trials, section.points, context.search.seed)
-    return JointStudy(context.storage, f"{context.search.name} on {place.target.name}", context.space, options)
+    name = f"{context.search.name} on {place.target.name}, {context.subject(place)}"
+    return JointStudy(context.storage, name, context.space, options)
 
 
 class TrialEvaluator:

@@ -231,7 +231,8 @@ def test_places_are_chosen_on_targets_with_several_devices(tiny_search: Path, ta
 def test_a_measured_target_corrects_its_cost_model(tiny_search: Path) -> None:
     report = _search(tiny_search, "search.trials=8", targets=("host-cpu",))
     (target,) = report.targets
-    correction = json.loads((tiny_search / "trained/targets/host-cpu/correction.json").read_text())
+    (file,) = (tiny_search / "trained/targets/host-cpu").glob("correction-*.json")
+    correction = json.loads(file.read_text())
     assert correction["networks"] >= 1
     assert target.cost_provenance == "calibrated"
     assert len(target.trials) == 8
@@ -273,6 +274,16 @@ def test_command(tiny_search: Path, codesign: Call, monkeypatch: pytest.MonkeyPa
     assert "the search is for squeezelerator-8x8" in printed
 
 
+def test_run_files_of_the_other_command_are_told_apart(tiny_search: Path, codesign: Call) -> None:
+    code, printed = codesign("run", tiny_search / "search.toml")
+    assert code != 0
+    assert "run it with `codesign search`" in printed
+    (tiny_search / "run.toml").write_text('name = "x"\n[model]\nsource = "a:b"\n')
+    code, printed = codesign("search", tiny_search / "run.toml")
+    assert code != 0
+    assert "run it with `codesign run`" in printed
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -296,6 +307,14 @@ def test_a_limit_that_every_member_breaks_names_what_can_be_reached(tiny_search:
     with pytest.raises(CodesignError, match=r"broke a limit(.|\n)*weight_bytes(.|\n)*least possible") as caught:
         _search(tiny_search, "search.limits.weight_bytes=10", "search.trials=4")
     assert "none of 4 trials" in str(caught.value)
+
+
+def test_what_changes_results_begins_a_study_of_its_own(tiny_search: Path) -> None:
+    narrow = _search(tiny_search, "search.trials=3", "search.finalists=0", "quantization.weight_bits=[4]")
+    wide = _search(tiny_search, "search.trials=3", "search.finalists=0", "quantization.weight_bits=[8]")
+    assert [t.number for t in wide.targets[0].trials] == [0, 1, 2]
+    assert {layer.weight_bits for p in narrow.targets[0].points for layer in p.layers} == {4}
+    assert {layer.weight_bits for p in wide.targets[0].points for layer in p.layers} == {8}
 
 
 def test_a_limit_is_kept(tiny_search: Path, _trained: Path) -> None:
