@@ -20,6 +20,9 @@ def front(
 ) -> tuple[JointAllocation, ...]:
     """The front of (metric, loss): no choice within the limits is as good in both as a point of it, and better in one.
 
+    With a number of points each one has the least loss under its budget; where the metric is a maximum, another choice
+    of the same loss may have a smaller total.
+
     Args:
         problem: Nodes with their options.
         metric: What is traded for the loss.
@@ -28,7 +31,7 @@ def front(
             the least loss (the epsilon-constraint method), each started from the choices met before.
 
     Returns:
-        Different points, each an optimum under its own total as the limit, from the cheapest to the best.
+        Points that do not beat one another, each an optimum under its own total as the limit, the cheapest first.
 
     Raises:
         InfeasibleBudgetError: No choice keeps the limits.

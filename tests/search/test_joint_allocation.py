@@ -63,7 +63,7 @@ def _check_optimum(problem: JointProblem, limits: Mapping[str, float], method: M
     assert problem.loss_of(found.picks) == pytest.approx(least, rel=1e-12, abs=1e-12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(limited_problems())
 def test_labels_equal_brute_force_under_any_limits(case: Cases) -> None:
     _check_optimum(*case, "label-setting")
@@ -77,7 +77,7 @@ def test_the_integer_programme_equals_brute_force(case: Cases) -> None:
     _check_optimum(problem, apart, "integer-programme")
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(limited_problems())
 def test_of_equal_losses_the_cheapest_is_taken(case: Cases) -> None:
     problem, limits = case
@@ -92,7 +92,7 @@ def test_of_equal_losses_the_cheapest_is_taken(case: Cases) -> None:
     assert (found.status, found.gap, found.bound) == ("optimal", 0.0, found.loss_increase_nats)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(limited_problems(), st.data())
 def test_least_totals_equal_brute_force(case: Cases, data: st.DataObject) -> None:
     problem, limits = case
@@ -106,7 +106,7 @@ def test_least_totals_equal_brute_force(case: Cases, data: st.DataObject) -> Non
     assert found == pytest.approx(min(totals), rel=1e-12, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(limited_problems(), st.floats(1.0, 2.0))
 def test_a_looser_limit_is_never_worse(case: Cases, factor: float) -> None:
     problem, limits = case
