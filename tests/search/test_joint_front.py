@@ -36,9 +36,11 @@ def test_the_whole_front_equals_brute_force(kind: ProblemKind, seed: int, data: 
     limit = data.draw(st.sampled_from(sorted({totals[other] for _, totals in choices.values()})))
     fitting = {picks: value for picks, value in choices.items() if value[1][other] <= limit}
     found = front(problem, metric, {other: limit})
-    assert [a.metrics[metric] for a in found] == pytest.approx([x for x, _ in best_points(fitting, metric)], rel=1e-12)
+    assert [a.metrics[metric] for a in found] == pytest.approx(
+        [x for x, _ in best_points(fitting.values(), metric)], rel=1e-12
+    )
     assert [a.loss_increase_nats for a in found] == pytest.approx(
-        [y for _, y in best_points(fitting, metric)], rel=1e-12, abs=1e-12
+        [y for _, y in best_points(fitting.values(), metric)], rel=1e-12, abs=1e-12
     )
 
 
@@ -47,7 +49,7 @@ def test_points_of_a_sweep_are_on_the_front_and_reach_both_ends(metric: str) -> 
     problem = random_problem(ProblemKind(5, 3, 2, "residual", "real", loads=True), 7)
     whole, swept = front(problem, metric), front(problem, metric, points=6)
     points = [(a.metrics[metric], a.loss_increase_nats) for a in whole]
-    assert points == best_points(all_choices(problem), metric)
+    assert points == best_points(all_choices(problem).values(), metric)
     for point in swept:  # each is an optimum under its own total as the limit
         assert point.loss_increase_nats == min(loss for total, loss in points if total <= point.metrics[metric])
     assert swept[0].metrics[metric] == pytest.approx(whole[0].metrics[metric], rel=1e-3)

@@ -50,7 +50,7 @@ def test_fronts_equal_enumeration(target: str, metric: str) -> None:
     mesh = grid_of_devices(found.mesh_shape[0], link_of(found))
     problem = problem_on_mesh(network, facts, mesh, PROFILE, CHOICES)
     points = [(a.metrics[metric], a.loss_increase_nats) for a in front(problem, metric)]
-    assert points == best_points(near_best(problem, metric), metric)
+    assert points == best_points(near_best(problem, metric).values(), metric)
 
 
 def test_parts_of_a_weight_and_copies_of_values_are_counted() -> None:
