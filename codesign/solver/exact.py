@@ -274,7 +274,7 @@ def _least(unrolled: Unrolled, known: Sequence[Picks], deadline: float) -> _Leas
 
 
 class _Search:
-    """Labels within a growing distance of the dual bound: the first choice that is found within it is the optimum."""
+    """Labels within a growing distance of the dual bound: the best choice up to that distance is the optimum."""
 
     def __init__(self, unrolled: Unrolled, dual: Dual, bound: Bound, unit: float, deadline: float) -> None:
         self.whole = self.near = unrolled
@@ -326,7 +326,9 @@ class _Search:
             total = (int(paths.cost[0]), *(int(row[0]) for row in paths.used))
             found = (total, tuple(int(option) for option in paths.picks[0]))
             best = found if best is None else min(found, best)
-        return best, paths.is_complete and (share == 1 or len(paths.cost) > 0)
+        # Choices up to the cutoff were all seen. Beyond it some were, whose bounds lie below.
+        within = share == 1 or (best is not None and best[0][0] <= cutoff * self.unit)
+        return best, paths.is_complete and within
 
 
 def _bound(vectors: Sequence[tuple[Array, list[Array]]], unit: float, largest: Sequence[float]) -> Bound:

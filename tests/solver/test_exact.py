@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codesign.solver import exact
 from codesign.solver.constrained import ConstrainedProblem, Excluded, Limited, Sum, whole_objective, whole_sum
 from codesign.solver.exact import all_undominated, optimise, states_of
 from codesign.solver.label_setting import undominated
@@ -51,6 +52,32 @@ def test_optima_and_fronts_equal_enumeration(seed: int, nodes: int, triple: bool
     points = {(problem.value(p), sum(measure.terms(p))) for p in allowed}
     kept = {p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)}
     assert kept <= {(problem.value(p), sum(measure.terms(p))) for p in front} <= points
+
+
+def _knapsack(seed: int) -> ConstrainedProblem:
+    """A chain of nodes whose gap between dual and optimum is wide."""
+    rng = np.random.default_rng(seed)
+    nodes, options = 7, 3
+    objective = Sum({v: rng.integers(0, 40, options).astype(float) for v in range(nodes)})
+    edges = {(v, v + 1): rng.integers(0, 9, (options, options)).astype(float) for v in range(nodes - 1)}
+    limits = tuple(
+        Limited(Sum({v: rng.integers(0, 30, options).astype(float) for v in range(nodes)}, edges), limit)
+        for limit in (90.0, 95.0)
+    )
+    return ConstrainedProblem((options,) * nodes, objective, limits)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_growing_distance_from_the_bound_finds_the_optimum(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "FIRST_BEAM", 1)
+    monkeypatch.setattr(exact, "FEW_ARCS", 0)
+    problem = _knapsack(seed)
+    states = states_of(problem)
+    assert states is not None
+    values = [problem.value(p) for p in product(*map(range, problem.sizes)) if problem.allows(p)]
+    found = optimise(problem, states)
+    assert found.is_proven
+    assert found.bound == min(values, default=math.inf) or (found.picks is None and not values)
 
 
 def test_multipliers_are_the_slope_of_the_bound() -> None:
