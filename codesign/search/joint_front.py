@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from codesign.errors import InputError, closest
-from codesign.search.joint_allocation import allocate, allocation_of, infeasible_error, least_total
+from codesign.search.joint_allocation import TIME_LIMIT_S, allocate, allocation_of, infeasible_error, least_total
 from codesign.search.joint_problem import JointAllocation, JointProblem
 from codesign.search.joint_solution import Picks, Solution, solution_of, whole_front
 
@@ -20,6 +20,9 @@ def front(
 ) -> tuple[JointAllocation, ...]:
     """The front of (metric, loss): no choice within the limits is as good in both as a point of it, and better in one.
 
+    With a number of points each one has the least loss under its budget; where the metric is a maximum, another choice
+    of the same loss may have a smaller total.
+
     Args:
         problem: Nodes with their options.
         metric: What is traded for the loss.
@@ -28,11 +31,12 @@ def front(
             the least loss (the epsilon-constraint method), each started from the choices met before.
 
     Returns:
-        Different points, each an optimum under its own total as the limit, from the cheapest to the best.
+        Points that do not beat one another, each an optimum under its own total as the limit, the cheapest first.
 
     Raises:
         InfeasibleBudgetError: No choice keeps the limits.
         InputError: The whole front is too large.
+        OutOfTimeError: No choice was found for some budget in `TIME_LIMIT_S`, nor that there is none.
     """
     others = dict(limits or {})
     problem.check_limits(others)
@@ -67,7 +71,8 @@ def _steps(problem: JointProblem, metric: str, limits: Mapping[str, float]) -> t
         below = math.nextafter(found[-1].metrics[metric], -math.inf)
         if below < 0:
             break
-        solution = solution_of(problem, {**limits, metric: below}, known=[a.picks for a in found[-8:]])
+        known = [allocation.picks for allocation in found[-8:]]
+        solution = solution_of(problem, {**limits, metric: below}, deadline=started + TIME_LIMIT_S, known=known)
         if solution.picks is None:
             break
         found.append(allocation_of(problem, solution, solution.picks, time.perf_counter() - started))
@@ -90,7 +95,8 @@ def _spread(
     for i in reversed(range(points)):
         started = time.perf_counter()
         budget = least + (most - least) * i / (points - 1)
-        solution = solution_of(problem, {**limits, metric: min(budget, limits.get(metric, math.inf))}, known=known)
+        within = {**limits, metric: min(budget, limits.get(metric, math.inf))}
+        solution = solution_of(problem, within, deadline=started + TIME_LIMIT_S, known=known)
         assert solution.picks is not None  # the least total can be kept
         known = solution.paths
         found.append(allocation_of(problem, solution, solution.picks, time.perf_counter() - started))
@@ -124,7 +130,7 @@ def shadow_prices(
     Returns:
         A price, from 0 up, for each limit.
     """
-    solution = solution_of(problem, limits, known=[allocation.picks])
+    solution = solution_of(problem, limits, deadline=time.perf_counter() + TIME_LIMIT_S, known=[allocation.picks])
     prices = {}
     for metric, limit in limits.items():
         if metric in solution.prices:

@@ -27,6 +27,8 @@ FIRST_BEAM = 200
 """Labels kept after a step in the first search, which gives a good choice."""
 LARGEST_BEAM = 200_000
 """Labels kept after a step at most."""
+FEW_ARCS = 2_000
+"""Arcs left near the best choice up to which the whole distance is searched at once."""
 SHARES = (1 / 64, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """Parts of the distance between the dual bound and the best choice that are searched, one after the other."""
 Picks = tuple[int, ...]
@@ -272,18 +274,19 @@ def _least(unrolled: Unrolled, known: Sequence[Picks], deadline: float) -> _Leas
 
 
 class _Search:
-    """Labels within a growing distance of the dual bound: the first choice that is found within it is the optimum."""
+    """Labels within a growing distance of the dual bound: the best choice up to that distance is the optimum."""
 
     def __init__(self, unrolled: Unrolled, dual: Dual, bound: Bound, unit: float, deadline: float) -> None:
         self.whole = self.near = unrolled
         self.dual, self.bound, self.unit, self.deadline = dual, bound, unit, deadline
         self.price = float(dual.multipliers.sum())
+        self.rounding = ROUNDING * (1 + self.price)
 
     def least(self, best: _Known | None) -> tuple[_Known | None, bool]:
         """The best choice, and whether that is proven."""
         try:
             best, proven = self._within(1.0, best, FIRST_BEAM)
-            for share in SHARES:
+            for share in (1.0,) if self._arcs(best) <= FEW_ARCS else SHARES:
                 if proven:
                     break
                 best, proven = self._within(share, best, LARGEST_BEAM)
@@ -291,20 +294,31 @@ class _Search:
             proven = False
         return best, proven
 
+    def _cutoff(self, share: float, best: _Known | None) -> float:
+        """A share of the distance from the dual bound to the best choice known, scaled."""
+        most = (self.whole.most if best is None else best[0][0]) / self.unit
+        return most if share == 1 else min(most, self.dual.bound + share * (most - self.dual.bound))
+
+    def _close(self, cutoff: float) -> Unrolled:
+        """The problem without arcs of larger bounds."""
+        longest = cutoff + self.price + self.rounding
+        return self.whole.without(self.dual.arcs, self.dual.completions, longest)
+
+    def _arcs(self, best: _Known | None) -> int:
+        """Arcs that a choice as good as the best one known may use."""
+        return sum(int(here.sum()) for here in self._close(self._cutoff(1.0, best)).open_arcs)
+
     def _within(self, share: float, best: _Known | None, beam: int) -> tuple[_Known | None, bool]:
         """Looks for choices in a share of the distance from the dual bound to the best one known."""
-        most = self.whole.most / self.unit if best is None else best[0][0] / self.unit
-        rounding = ROUNDING * (1 + self.price)
-        cutoff = most if share == 1 else min(most, self.dual.bound + share * (most - self.dual.bound))
-        self.near = self.whole.without(self.dual.arcs, self.dual.completions, cutoff + self.price + rounding)
-        near = self.near
+        cutoff = self._cutoff(share, best)
+        near = self.near = self._close(cutoff)
         paths = label_paths(
             near.states,
             near.cost,
             near.open_arcs,
             near.resources,
             self.bound,
-            (cutoff + rounding) * self.unit,
+            (cutoff + self.rounding) * self.unit,
             beam,
             self.deadline,
         )
@@ -312,7 +326,9 @@ class _Search:
             total = (int(paths.cost[0]), *(int(row[0]) for row in paths.used))
             found = (total, tuple(int(option) for option in paths.picks[0]))
             best = found if best is None else min(found, best)
-        return best, paths.is_complete and (share == 1 or len(paths.cost) > 0)
+        # Choices up to the cutoff were all seen. Beyond it some were, whose bounds lie below.
+        within = share == 1 or (best is not None and best[0][0] <= cutoff * self.unit)
+        return best, paths.is_complete and within
 
 
 def _bound(vectors: Sequence[tuple[Array, list[Array]]], unit: float, largest: Sequence[float]) -> Bound:

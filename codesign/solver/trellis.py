@@ -89,7 +89,7 @@ class Trellis:
         found = [np.zeros(item.shape, kind) for item in self.steps]
         for nodes, table in tables:
             last = max(at[v] for v in nodes)
-            step = self.steps[last]
+            step: Step = self.steps[last]
             axes = [(*step.before, step.node).index(v) for v in nodes]
             ordered = table.transpose(np.argsort(axes))
             where = [size if axis in axes else 1 for axis, size in enumerate(step.shape)]

@@ -1,7 +1,7 @@
 """Small joint problems for tests, and all of their choices by enumeration."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -74,7 +74,7 @@ def all_choices(problem: JointProblem) -> dict[tuple[int, ...], tuple[float, Map
     Returns:
         Loss and totals by picks.
     """
-    found = {}
+    found: dict[tuple[int, ...], tuple[float, Mapping[str, float]]] = {}
     for picks in product(*(range(len(offered)) for offered in problem.options)):
         totals = problem.totals_of(picks)
         if problem.respects_ties(picks) and math.inf not in totals.values():
@@ -119,19 +119,17 @@ def near_best(problem: JointProblem, metric: str) -> dict[tuple[int, ...], tuple
     return {row: (problem.loss_of(row), problem.totals_of(row)) for row in kept}
 
 
-def best_points(
-    choices: Mapping[tuple[object, ...], tuple[float, Mapping[str, float]]], metric: str
-) -> list[tuple[float, float]]:
+def best_points(choices: Iterable[tuple[float, Mapping[str, float]]], metric: str) -> list[tuple[float, float]]:
     """The front of (metric, loss) by comparison of all choices.
 
     Args:
-        choices: What `all_choices` returned, or a part of it.
+        choices: Loss and totals of each.
         metric: The metric.
 
     Returns:
         Points, from the cheapest to the best.
     """
-    points = sorted({(totals[metric], loss) for loss, totals in choices.values()})
+    points = sorted({(totals[metric], loss) for loss, totals in choices})
     kept: list[tuple[float, float]] = []
     for point in points:
         if not kept or point[1] < kept[-1][1]:
@@ -150,8 +148,8 @@ def _draw(kind: ProblemKind, rng: np.random.Generator, shape: tuple[int, ...]) -
 
 
 def _options(kind: ProblemKind, rng: np.random.Generator) -> tuple[JointOption, ...]:
-    widths = rng.choice(np.asarray([2, 4, 8]), rng.integers(1, kind.widths + 1), replace=False)
-    widths = sorted({8, *map(int, widths)}, reverse=True)[: kind.widths]
+    drawn = rng.choice(np.asarray([2, 4, 8]), rng.integers(1, kind.widths + 1), replace=False)
+    widths = sorted({8, *map(int, drawn)}, reverse=True)[: kind.widths]
     places = [f"d{i}" for i in range(rng.integers(1, kind.places + 1))]
     found = []
     for bits in widths:

@@ -1,7 +1,9 @@
 """Labels, the integer programme and brute force agree; limits are kept without tolerance."""
 
+import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -9,11 +11,13 @@ from hypothesis import strategies as st
 
 from codesign.errors import InfeasibleBudgetError, InputError
 from codesign.quantization.scheme import Widths
+from codesign.search.allocation_table import read_table
 from codesign.search.joint_allocation import allocate, least_total
 from codesign.search.joint_problem import JointOption, JointProblem, Method
 from codesign.search.joint_solution import solution_of
 from codesign.testing.joint_problems import ProblemKind, all_choices, random_problem
 
+REFERENCE = Path(__file__).parents[2] / ".." / "shared" / "reference" / "hawq_v3_resnet18.json"
 KINDS = st.builds(
     ProblemKind,
     nodes=st.integers(1, 6),
@@ -63,7 +67,7 @@ def _check_optimum(problem: JointProblem, limits: Mapping[str, float], method: M
     assert problem.loss_of(found.picks) == pytest.approx(least, rel=1e-12, abs=1e-12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(limited_problems())
 def test_labels_equal_brute_force_under_any_limits(case: Cases) -> None:
     _check_optimum(*case, "label-setting")
@@ -77,7 +81,7 @@ def test_the_integer_programme_equals_brute_force(case: Cases) -> None:
     _check_optimum(problem, apart, "integer-programme")
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(limited_problems())
 def test_of_equal_losses_the_cheapest_is_taken(case: Cases) -> None:
     problem, limits = case
@@ -92,7 +96,7 @@ def test_of_equal_losses_the_cheapest_is_taken(case: Cases) -> None:
     assert (found.status, found.gap, found.bound) == ("optimal", 0.0, found.loss_increase_nats)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(limited_problems(), st.data())
 def test_least_totals_equal_brute_force(case: Cases, data: st.DataObject) -> None:
     problem, limits = case
@@ -106,7 +110,7 @@ def test_least_totals_equal_brute_force(case: Cases, data: st.DataObject) -> Non
     assert found == pytest.approx(min(totals), rel=1e-12, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(limited_problems(), st.floats(1.0, 2.0))
 def test_a_looser_limit_is_never_worse(case: Cases, factor: float) -> None:
     problem, limits = case
@@ -114,6 +118,26 @@ def test_a_looser_limit_is_never_worse(case: Cases, factor: float) -> None:
     if tight.picks is not None:
         assert loose.picks is not None
         assert problem.loss_of(loose.picks) <= problem.loss_of(tight.picks)
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason=f"{REFERENCE.name} is absent")
+@pytest.mark.parametrize("position", range(9))
+def test_equals_the_reference_optimum(position: int) -> None:
+    case = json.loads(REFERENCE.read_text())["cases"][position]
+    table, options = read_table(REFERENCE).problem, []
+    for layer in table.layers:
+        widths = [o.bits for o in layer.options if isinstance(o.bits, int)]
+        options.append(
+            tuple(
+                JointOption(Widths(bits, bits), "d", o.loss_increase, o.metrics)
+                for bits, o in zip(widths, layer.options, strict=True)
+            )
+        )
+    problem = JointProblem(tuple(layer.name for layer in table.layers), tuple(options), ties=table.ties)
+    found = allocate(problem, case["limit"])
+    assert [option.widths.weight for _, option in found.choice] == case["optimal_bits"]
+    assert found.loss_increase_nats == pytest.approx(case["optimal_loss_increase"], rel=1e-12)
+    assert found.gap == 0
 
 
 def test_a_known_choice_does_not_change_the_answer() -> None:
