@@ -109,6 +109,7 @@ def _build(
 
     from codesign.backend.fused_kernels import schedule_fused_kernels
     from codesign.backend.kernels.instruction_set import instruction_set
+    from codesign.backend.network_function import PIPELINE, RELAX_PIPELINE, one_function
     from codesign.backend.relax_builder import build_module
 
     try:
@@ -122,7 +123,8 @@ def _build(
                 passes.FuseOps(),
                 passes.FuseTIR(),
             ])(built.module)
-            executable = relax.build(schedule_fused_kernels(fused, threads), target)
+            single = one_function(schedule_fused_kernels(fused, threads))
+            executable = relax.build(single.module, target, relax_pipeline=RELAX_PIPELINE, tir_pipeline=PIPELINE)
     except Exception as error:  # TVM raises a dozen classes without a common base
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise CompileError(f"{graph_path}: TVM failed ({reason}); compile with another compiler") from error

@@ -16,6 +16,8 @@ CACHED_WEIGHT_BYTES = 24_576
 """Half of the first-level data cache of processors with AMX."""
 MINIMUM_PARALLEL_AMX_MACS = 3_000_000
 """Below this a kernel is serial."""
+MINIMUM_AMX_MACS = 100_000
+"""Below this VNNI is faster, since configuring the tiles takes 80 ns."""
 LEAST_DEPTH = 16
 """Bytes of a kernel row below which tiles are nearly empty: 3x3 over the 3 channels of an image is no faster."""
 
@@ -27,9 +29,10 @@ def amx_applies(shape: ConvolutionShape) -> bool:
         shape: The convolution.
 
     Returns:
-        False for several groups, horizontal dilation, and sums of a few bytes.
+        False for several groups, horizontal dilation, sums of a few bytes, and little work.
     """
-    return shape.groups == 1 and shape.dilation[1] == 1 and run_bytes(shape) >= LEAST_DEPTH
+    possible = shape.groups == 1 and shape.dilation[1] == 1 and run_bytes(shape) >= LEAST_DEPTH
+    return possible and shape.macs >= MINIMUM_AMX_MACS
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,11 @@ def test_tiles_cover_every_output(shape: ConvolutionShape, threads: int) -> None
 
 
 def test_layers_that_other_kernels_compute() -> None:
-    assert amx_applies(ConvolutionShape(8, 8, 16, 16))
+    assert amx_applies(ConvolutionShape(20, 20, 16, 16))
+    assert not amx_applies(ConvolutionShape(19, 20, 16, 16))
     assert not amx_applies(ConvolutionShape(32, 32, 4, 16, (3, 3)))
-    assert not amx_applies(ConvolutionShape(8, 8, 16, 16, (3, 3), groups=16, group_in=1, group_out=1))
-    assert not amx_applies(ConvolutionShape(8, 8, 16, 16, (3, 3), dilation=(1, 2)))
+    assert not amx_applies(ConvolutionShape(20, 20, 16, 16, (3, 3), groups=16, group_in=1, group_out=1))
+    assert not amx_applies(ConvolutionShape(20, 20, 16, 16, (3, 3), dilation=(1, 2)))
 
 
 def test_no_permission_is_an_error_and_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:

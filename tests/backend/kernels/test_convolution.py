@@ -1,5 +1,6 @@
 """Convolution and dense kernels against exact integer arithmetic and against torch."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from codesign.backend.kernels import amx_tiles
 from codesign.backend.kernels.epilogue import Clamp
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet, instruction_set
@@ -26,6 +28,13 @@ HAS_VNNI = "avx512_vnni" in detect_host().flags
 NEEDS_VNNI = pytest.mark.skipif(not HAS_VNNI, reason="this processor has no AVX512-VNNI")
 NEEDS_AMX = pytest.mark.skipif(not request_amx(), reason="this processor or operating system has no AMX")
 Integers = NDArray[np.int64]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _amx_for_small_layers() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(amx_tiles, "MINIMUM_AMX_MACS", 0)
+        yield
 
 
 def _target(mcpu: str | None) -> "tvm.target.Target":
