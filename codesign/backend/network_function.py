@@ -234,7 +234,7 @@ def _all_calls(
         _called(entries[call.kernel.name_hint], [address(x) for x in (*call.operands, *call.results)])
         for call in steps.calls
     ]
-    function = tirx.PrimFunc([image, stored, output, arena], tirx.SeqStmt(body))
+    function = tirx.PrimFunc([image, stored, output, arena], tirx.stmt_seq(*body))
     return function.with_attr("tirx.noalias", True).with_attr("s_tir", True)
 
 
