@@ -14,8 +14,8 @@ ACCUMULATORS = 4
 """Tiles that hold sums; the other four hold operands."""
 CACHED_WEIGHT_BYTES = 24_576
 """Half of the first-level data cache of processors with AMX."""
-PARALLEL_OUTPUTS, PARALLEL_MACS = 20_000, 6_000_000
-"""Either takes about 2.5 us on one thread: below that, waking another thread costs what it saves."""
+PARALLEL_OUTPUTS, PARALLEL_MACS = 60_000, 3_000_000
+"""Outputs count little, since dividing them also means that they are fetched from another core later."""
 MINIMUM_AMX_MACS = 100_000
 """Below this VNNI is faster, since configuring the tiles takes 80 ns."""
 LEAST_DEPTH = 16
