@@ -20,9 +20,7 @@ def _lines(size_bytes: int) -> int:
 @given(results=st.lists(lifetimes, max_size=25))
 def test_what_is_alive_together_does_not_overlap(results: list[Lifetime]) -> None:
     plan = plan_memory(results)
-    spans = [
-        (result, offset, offset + result.size_bytes) for result, offset in zip(results, plan.offsets, strict=True)
-    ]
+    spans = [(result, offset, offset + result.size_bytes) for result, offset in zip(results, plan.offsets, strict=True)]
     for index, (a, start, end) in enumerate(spans):
         assert start % LINE == 0
         assert end <= plan.size_bytes
