@@ -23,7 +23,7 @@ def _fused(emit: str) -> tvm.IRModule:
             if emit == "branches":
                 first = builder.emit(relax.op.matmul(x, weight))
                 second = builder.emit(relax.op.reshape(relax.op.matmul(weight, x), (4, 9)))
-                both = builder.emit(relax.op.concat([first, relax.op.reshape(second, SHAPE[:1] + (9,))], 1))
+                both = builder.emit(relax.op.concat([first, second], 1))
                 result = relax.op.reshape(both, (52,))
             elif emit == "parts":
                 parts = builder.emit(relax.op.split(relax.op.matmul(x, weight), 2, 1))

@@ -9,7 +9,6 @@ from codesign.backend.kernels.epilogue import clamped, to_uint8
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.schedule import padded_input, vectorize_copy
 
-
 MINIMUM_PARALLEL_READS = 300_000
 """Elements read below which a kernel is serial."""
 
