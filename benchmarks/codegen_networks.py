@@ -22,7 +22,7 @@ from codesign.quantization.scheme import BitWidths
 from codesign.testing.networks import InvertedResidual, randomize
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
-IMAGES = SHARED / "data" / "cifar10" / "lossless_test.npz"
+IMAGES = [SHARED / "data" / "cifar10" / f"lossless_{part}.npz" for part in ("test", "train")]
 RESNET20 = SHARED / "models" / "cifar10" / "resnet20-12fca82f.th"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CALIBRATION = 16
@@ -96,15 +96,20 @@ NETS = (
 def inputs_of(net: Net, count: int) -> NDArray[np.float32]:
     """Real images scaled to the network's size where there are any, else normal numbers."""
     shape = net.input_shape[1:]
-    if not net.is_cnn or not IMAGES.exists():
+    if not net.is_cnn or not all(path.exists() for path in IMAGES):
         return np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32)
-    with np.load(IMAGES, allow_pickle=False) as file:
-        raw = next(file[key] for key in file.files if file[key].ndim == 4)[:count]
+    raw = np.concatenate([_images_of(path) for path in IMAGES])[:count]
     if raw.shape[1:3] != shape[1:]:
         size = (shape[2], shape[1])
         raw = np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)) for image in raw])
     scaled = (raw.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(DEVIATION, np.float32)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def _images_of(path: Path) -> NDArray[np.uint8]:
+    with np.load(path, allow_pickle=False) as file:
+        images: NDArray[np.uint8] = next(file[key] for key in file.files if file[key].ndim == 4)
+    return images
 
 
 def write_networks(net: Net, precisions: list[str], images: NDArray[np.float32], folder: Path) -> dict[str, Path]:

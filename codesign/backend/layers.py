@@ -10,11 +10,11 @@ from tvm import tirx
 
 from codesign.backend.kernels.amx_convolution import amx_convolution
 from codesign.backend.kernels.amx_tiles import (
-    MINIMUM_PARALLEL_AMX_MACS,
     amx_applies,
     amx_weights,
     packed_rows,
     sum_blocks,
+    worth_threads,
 )
 from codesign.backend.kernels.epilogue import FloatEpilogue, IntegerEpilogue
 from codesign.backend.kernels.float_convolution import float_convolution
@@ -90,12 +90,9 @@ def layer_kernel(
         return key, lambda: integer_matrix_vector(*size, bits, epilogue, isa, threads)
     if runs_on_amx(layer, shape, isa):
         name = (f"conv_amx_i{bits}", shape, epilogue, asks_for_amx)
-        return name, lambda: amx_convolution(shape, bits, epilogue, _amx_threads(shape, threads), asks_for_amx)
+        used = threads if worth_threads(shape) else 1
+        return name, lambda: amx_convolution(shape, bits, epilogue, used, asks_for_amx)
     return (f"conv_i{bits}", shape, epilogue), lambda: integer_convolution(shape, bits, epilogue, isa, threads)
-
-
-def _amx_threads(shape: ConvolutionShape, threads: int) -> int:
-    return threads if shape.macs >= MINIMUM_PARALLEL_AMX_MACS else 1
 
 
 def _integer_epilogue(layer: Convolution) -> IntegerEpilogue:

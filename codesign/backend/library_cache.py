@@ -3,11 +3,11 @@
 import importlib.metadata
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codesign.backend.kernel_table import SUFFIX
-from codesign.backend.sidecar import Sidecar, read_sidecar
+from codesign.backend.sidecar import read_sidecar
 from codesign.errors import CodesignError
 from codesign.files import digest_of, replacing
 from codesign.hardware.amx_permission import request_amx
@@ -79,15 +79,7 @@ class LibraryCache:
             os.utime(kept)
         except (OSError, CodesignError):  # never stored, damaged, or removed by another run meanwhile
             return False
-        Sidecar(
-            known.compiler,
-            target.name,
-            plan_digest,
-            known.input_shape,
-            known.output_shape,
-            target.threads,
-            known.weight_bytes,
-        ).write(library)
+        replace(known, target=target.name, plan_digest=plan_digest).write(library)
         return True
 
     def store(self, key: str, library: Path) -> None:

@@ -138,12 +138,16 @@ def _pooling(builder: ValueStore, layer: Pooling) -> None:
     out_shape = (1, shape.out_height, shape.out_width, channels)
     if layer.kind == "max":
         value = builder.call(
-            ("max_pool", shape, dtype), lambda: pooling.max_pool(shape, dtype), arguments, out_shape, dtype
+            ("max_pool", shape, dtype),
+            lambda: pooling.max_pool(shape, dtype, builder.threads),
+            arguments,
+            out_shape,
+            dtype,
         )
     else:
         value = builder.call(
             ("average_pool", shape, layer.count_padding, dtype),
-            lambda: pooling.average_pool(shape, layer.count_padding, dtype),
+            lambda: pooling.average_pool(shape, layer.count_padding, dtype, builder.threads),
             arguments,
             out_shape,
             dtype,

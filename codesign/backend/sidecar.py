@@ -22,6 +22,7 @@ class Sidecar:
         threads: Threads that it was compiled for.
         weight_bytes: Bytes of weights as stored.
         processor: LLVM's name of the processor it was compiled for; empty where the compiler makes no machine code.
+        arena_bytes: Memory for intermediate results of one run; 0 where the compiler does not plan it.
     """
 
     compiler: str
@@ -32,6 +33,7 @@ class Sidecar:
     threads: int
     weight_bytes: int
     processor: str = ""
+    arena_bytes: int = 0
 
     def write(self, artifact: Path) -> None:
         """Writes it beside an artefact.

@@ -68,7 +68,7 @@ class TvmCompiler:
         library = self.library_path(target, plan_digest, work_dir)
         kernels = library.with_suffix(KERNELS_SUFFIX) if target.runner == "rpc" else None
         machine, linker = tvm_target(target.tvm, target.threads), _linker(target.tvm.mtriple)
-        weight_bytes = _build(network, machine, target.threads, linker, library, kernels, graph_path)
+        weight_bytes, arena_bytes = _build(network, machine, target.threads, linker, library, kernels, graph_path)
         Sidecar(
             self.name,
             target.name,
@@ -78,6 +78,7 @@ class TvmCompiler:
             target.threads,
             weight_bytes,
             str(machine.attrs["mcpu"]),
+            arena_bytes,
         ).write(library)
         return Artifact(library, self.name, target.name, plan_digest, weight_bytes)
 
@@ -103,12 +104,14 @@ def _build(
     library: Path,
     kernels: Path | None,
     graph_path: Path,
-) -> int:
+) -> tuple[int, int]:
+    """Writes the library; bytes of weights and of the memory for intermediate results."""
     import tvm
     from tvm import relax
 
     from codesign.backend.fused_kernels import schedule_fused_kernels
     from codesign.backend.kernels.instruction_set import instruction_set
+    from codesign.backend.network_function import PIPELINE, RELAX_PIPELINE, one_function
     from codesign.backend.relax_builder import build_module
 
     try:
@@ -122,7 +125,10 @@ def _build(
                 passes.FuseOps(),
                 passes.FuseTIR(),
             ])(built.module)
-            executable = relax.build(schedule_fused_kernels(fused, threads), target)
+            single = one_function(schedule_fused_kernels(fused, threads))
+            executable = relax.build(single.module, target, relax_pipeline=RELAX_PIPELINE, tir_pipeline=PIPELINE)
+    except CompileError as error:
+        raise CompileError(f"{graph_path}: {error}") from error
     except Exception as error:  # TVM raises a dozen classes without a common base
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise CompileError(f"{graph_path}: TVM failed ({reason}); compile with another compiler") from error
@@ -130,7 +136,7 @@ def _build(
     if kernels is not None:
         _export(executable.mod.imports[0], kernels, linker)
     write_kernel_calls(library, kernel_calls(fused["main"], built.calls, network.operations))
-    return built.weight_bytes
+    return built.weight_bytes, single.arena_bytes
 
 
 def _export(module: "tvm.runtime.Module", library: Path, linker: str) -> None:

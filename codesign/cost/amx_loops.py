@@ -16,6 +16,8 @@ HELD_CHANNELS = 2
 """Tiles of weights that are loaded once for all tiles of pixels of a step."""
 LEAST_DEPTH = 16
 """Bytes of a kernel row below which tiles are nearly empty."""
+MINIMUM_MACS = 100_000
+"""Multiply-accumulates, padded channels included, below which vectors are faster."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +55,20 @@ class AmxLoops:
         return width & -width
 
 
-def amx_applies(geometry: ConvGeometry, stored_in: int) -> bool:
+def amx_applies(geometry: ConvGeometry, stored_in: int, stored_out: int) -> bool:
     """Whether the kernel of a layer in integers uses tiles where the processor has them.
 
     Args:
         geometry: Loop bounds.
         stored_in: Input channels as stored.
+        stored_out: Output channels as stored.
 
     Returns:
-        False for several groups, horizontal dilation, and sums of a few bytes.
+        False for several groups, horizontal dilation, sums of a few bytes, and little work.
     """
     run = geometry.kernel[1] * stored_in
-    return geometry.groups == 1 and geometry.dilation[1] == 1 and run >= LEAST_DEPTH
+    macs = geometry.batch * geometry.output_size[0] * geometry.output_size[1] * geometry.kernel[0] * run * stored_out
+    return geometry.groups == 1 and geometry.dilation[1] == 1 and run >= LEAST_DEPTH and macs >= MINIMUM_MACS
 
 
 @lru_cache(maxsize=4096)

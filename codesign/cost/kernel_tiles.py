@@ -102,7 +102,7 @@ def tiled_loops(geometry: ConvGeometry, integers: bool, unit: VectorUnit) -> Til
     if pixels == 1 and taps == 1 and geometry.groups == 1:
         return _matrix_vector(stored_in, stored_out, inner, unit)
     size = (1, pixels) if flat else (rows * out_height, out_width)
-    on_amx = unit.amx and integers and amx_applies(geometry, stored_in)
+    on_amx = unit.amx and integers and amx_applies(geometry, stored_in, stored_out)
     amx = amx_loops(*size, geometry.kernel, geometry.stride[1], stored_in, stored_out) if on_amx else None
     sizes = _Sizes(pixels if flat else out_width, stored_out // lanes, reduction, taps, group_out, geometry.groups)
     columns, blocks = _tile(sizes, unit)

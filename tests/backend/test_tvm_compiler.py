@@ -1,6 +1,6 @@
 """Whole small networks, compiled and compared with onnxruntime on the same file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
 
 from codesign.backend.base import Artifact
+from codesign.backend.kernels import amx_tiles
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.layers import layer_constants
@@ -31,6 +32,13 @@ HOST = Target(name="host", description="this machine", profile="host", runner="l
 PORTABLE = HOST.model_copy(update={"name": "portable", "tvm": TvmTarget(mcpu="x86-64-v3")})
 LOGIT_SCALE = 0.05
 Attribute = int | float | str | list[int]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _amx_for_small_layers() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(amx_tiles, "MINIMUM_AMX_MACS", 0)
+        yield
 
 
 def _node(op: str, inputs: tuple[str, ...], results: list[str], attributes: "dict[str, Attribute]") -> onnx.NodeProto:

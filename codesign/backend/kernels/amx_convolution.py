@@ -1,6 +1,6 @@
 """Convolution and dense layer of uint8 activations with int8 or packed weights on AMX tiles."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import te, tirx
@@ -8,7 +8,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as build
 
 from codesign.backend.kernels import amx_instructions as amx
-from codesign.backend.kernels.amx_tiles import AmxTiles, amx_tiles, packed_rows
+from codesign.backend.kernels.amx_tiles import AmxTiles, amx_tiles, has_more_weights_than_inputs, packed_rows
 from codesign.backend.kernels.epilogue import FACTORS, ZEROS, IntegerEpilogue
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.packing import INNER, LANES, PLANES, neighbours
@@ -27,15 +27,20 @@ class Share:
         count: Number of shares.
         rows: Rows of the output in each.
         columns: Columns of the output in each.
+        blocks: Blocks of 16 channels in each.
     """
 
     count: int
     rows: int
     columns: int
+    blocks: int
 
 
 def shares(shape: ConvolutionShape, threads: int) -> Share:
-    """Divides the outputs among threads, by rows, or by columns where there is one row.
+    """Divides the outputs among threads.
+
+    By blocks of channels where weights are larger than the input, so that each thread reads its part of them; by rows
+    otherwise, or by columns where there is one row.
 
     Args:
         shape: The convolution.
@@ -44,11 +49,14 @@ def shares(shape: ConvolutionShape, threads: int) -> Share:
     Returns:
         Equal shares.
     """
-    if shape.out_height > 1:
-        rows = -(-shape.out_height // threads)
-        return Share(-(-shape.out_height // rows), rows, shape.out_width)
-    columns = -(-shape.out_width // threads)
-    return Share(-(-shape.out_width // columns), 1, columns)
+    height, width, blocks = shape.out_height, shape.out_width, shape.blocks
+    if threads > 1 and blocks % threads == 0 and has_more_weights_than_inputs(shape):
+        return Share(threads, height, width, blocks // threads)
+    if height > 1:
+        rows = -(-height // threads)
+        return Share(-(-height // rows), rows, width, blocks)
+    columns = -(-width // threads)
+    return Share(-(-width // columns), 1, columns, blocks)
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ def amx_convolution(
         The function.
     """
     share = shares(shape, threads)
-    tiles = amx_tiles(shape, share.rows, share.columns)
+    tiles = amx_tiles(replace(shape, out_channels=share.blocks * LANES), share.rows, share.columns)
     out_shape = (1, shape.out_height, shape.out_width, shape.out_channels)
     stored: tuple[int, ...] = (shape.blocks, shape.kernel[0], tiles.sums.weight_rows, LANES * INNER)
     if bits < 8:
@@ -120,37 +128,37 @@ def amx_convolution(
 def _all_shares(kernel: _Kernel) -> None:
     shape, share = kernel.shape, kernel.share
     if share.count == 1:
-        _one_share(kernel, 0, 0)
+        _one_share(kernel, (0, 0, 0))
         return
     with build.parallel(0, share.count) as number:
-        row = te.min(number * share.rows, shape.out_height - share.rows)
-        column = te.min(number * share.columns, shape.out_width - share.columns)
-        if shape.out_height > 1:
-            _one_share(kernel, row, 0)
+        if share.blocks < shape.blocks:
+            _one_share(kernel, (0, 0, number * share.blocks))
+        elif shape.out_height > 1:
+            _one_share(kernel, (te.min(number * share.rows, shape.out_height - share.rows), 0, 0))
         else:
-            _one_share(kernel, 0, column)
+            _one_share(kernel, (0, te.min(number * share.columns, shape.out_width - share.columns), 0))
 
 
-def _one_share(kernel: _Kernel, first_row: Expression, first_column: Expression) -> None:
-    """Computes all channels of a rectangle of the output."""
+def _one_share(kernel: _Kernel, first: tuple[Expression, Expression, Expression]) -> None:
+    """Computes a part of the output, from a row, a column and a block of channels on."""
     shape, tiles, share = kernel.shape, kernel.tiles, kernel.share
     with build.sblock("share"):
         build.reads([])
         build.writes([])
         amx.configure(tiles)
-        source, top = kernel.x, first_row * shape.stride[0]
+        source, top = kernel.x, first[0] * shape.stride[0]
         if shape.is_padded:
             source, top = _padded(kernel, top), 0
-        left = first_column * shape.stride[1]
+        left = first[1] * shape.stride[1]
         sums = build.sblock_alloc_buffer((tiles.pixels, tiles.rows, tiles.channels * LANES), "int32")
         weight = kernel.weight
         if kernel.bits < 8:
-            weight = _unpacked(kernel)
-        groups, steps = shape.blocks // tiles.channels, -(-share.rows * tiles.in_row // tiles.pixels)
+            weight = _unpacked(kernel, first[2])
+        groups, steps = share.blocks // tiles.channels, -(-share.rows * tiles.in_row // tiles.pixels)
         outer, inner = (steps, groups) if tiles.pixels_outside else (groups, steps)
         with build.serial(0, outer) as a, build.serial(0, inner) as b:
             step, group = (a, b) if tiles.pixels_outside else (b, a)
-            _one_group(kernel, source, weight, sums, (top, left), (first_row, first_column), step, group)
+            _one_group(kernel, source, weight, sums, (top, left), first, step, group)
         amx.release()
 
 
@@ -160,7 +168,7 @@ def _one_group(
     weight: Buffer,
     sums: Buffer,
     corner: tuple[Expression, Expression],
-    first: tuple[Expression, Expression],
+    first: tuple[Expression, Expression, Expression],
     step: Expression,
     group: Expression,
 ) -> None:
@@ -173,9 +181,9 @@ def _one_group(
         column = te.min(number % tiles.in_row * tiles.rows, share.columns - tiles.rows)
         places.append((number // tiles.in_row, column))
     corners = [(corner[0] + row * stride[0], corner[1] + column * stride[1]) for row, column in places]
-    _sum(kernel, source, corners, weight, block, sums)
+    _sum(kernel, source, corners, weight, (first[2], block), sums)
     for pixel, (row, column) in enumerate(places):
-        _finish(kernel, sums, pixel, (first[0] + row, first[1] + column), block)
+        _finish(kernel, sums, pixel, (first[0] + row, first[1] + column), first[2] + block)
 
 
 def _sum(
@@ -183,11 +191,12 @@ def _sum(
     source: Buffer,
     corners: list[tuple[Expression, Expression]],
     weight: Buffer,
-    block: Expression,
+    blocks: tuple[Expression, Expression],
     sums: Buffer,
 ) -> None:
-    """Sums a group of tiles, biases included, and stores it."""
+    """Sums a group of tiles, biases included, and stores it; its channels start some blocks after the share's first."""
     shape, tiles = kernel.shape, kernel.tiles
+    block = blocks[0] + blocks[1]
     pixel_stride = shape.stride[1] * shape.in_channels
     numbers = [(p, c) for p in range(tiles.pixels) for c in range(tiles.channels)]
     for number, (_, c) in enumerate(numbers):  # a stride of 0 repeats the channels' biases in all rows
@@ -209,7 +218,7 @@ def _sum(
                     if kernel.bits == 8:
                         weights = weight[block + c, tap, row, 0]
                     else:
-                        before = ((block + c) * shape.kernel[0] + tap) * tiles.sums.weight_rows
+                        before = ((blocks[1] + c) * shape.kernel[0] + tap) * tiles.sums.weight_rows
                         weights = weight[(before + row) * LANES * INNER]
                     amx.load(amx.FIRST_WEIGHT + c % 2, weights, LANES * INNER)
                 amx.multiply(p * tiles.channels + c, amx.FIRST_INPUT + p % 2, amx.FIRST_WEIGHT + c % 2)
@@ -276,22 +285,22 @@ def _vectors(size: int) -> list[tuple[int, int, int]]:
     return found
 
 
-def _unpacked(kernel: _Kernel) -> Buffer:
-    """Expands all weights."""
-    shape, bits = kernel.shape, kernel.bits
+def _unpacked(kernel: _Kernel, first_block: Expression) -> Buffer:
+    """Expands the weights of a share."""
+    shape, bits, blocks = kernel.shape, kernel.bits, kernel.share.blocks
     together = packed_rows(shape, bits)
     lanes = together * LANES * INNER
     near = neighbours(lanes, bits)
     groups = shape.kernel[0] * kernel.tiles.sums.weight_rows // together
-    unpacked = build.sblock_alloc_buffer((shape.blocks * groups * lanes,), "int8")  # one axis, as `_padded` has
-    with build.serial(0, shape.blocks) as block, build.serial(0, groups) as group:
+    unpacked = build.sblock_alloc_buffer((blocks * groups * lanes,), "int8")  # one axis, as `_padded` has
+    with build.serial(0, blocks) as block, build.serial(0, groups) as group:
         for start in range(0, lanes, near):
             with build.vectorized(0, near) as lane:
                 position = first = 0
                 total = tirx.const(-(1 << (bits - 1)), "int8")
                 for width in PLANES[bits]:
                     count = lanes * width // 8
-                    byte = kernel.weight[block, group, first + start % count + lane]
+                    byte = kernel.weight[first_block + block, group, first + start % count + lane]
                     shift = tirx.const(start // count * width, "uint8")
                     digit = (byte >> shift) & tirx.const((1 << width) - 1, "uint8")
                     total += (digit << tirx.const(position, "uint8")).astype("int8")

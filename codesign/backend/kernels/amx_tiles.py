@@ -14,8 +14,10 @@ ACCUMULATORS = 4
 """Tiles that hold sums; the other four hold operands."""
 CACHED_WEIGHT_BYTES = 24_576
 """Half of the first-level data cache of processors with AMX."""
-MINIMUM_PARALLEL_AMX_MACS = 3_000_000
-"""Below this a kernel is serial."""
+PARALLEL_OUTPUTS, PARALLEL_MACS = 60_000, 3_000_000
+"""Outputs count little, since dividing them also means that they are fetched from another core later."""
+MINIMUM_AMX_MACS = 100_000
+"""Below this VNNI is faster, since configuring the tiles takes 80 ns."""
 LEAST_DEPTH = 16
 """Bytes of a kernel row below which tiles are nearly empty: 3x3 over the 3 channels of an image is no faster."""
 
@@ -27,9 +29,36 @@ def amx_applies(shape: ConvolutionShape) -> bool:
         shape: The convolution.
 
     Returns:
-        False for several groups, horizontal dilation, and sums of a few bytes.
+        False for several groups, horizontal dilation, sums of a few bytes, and little work.
     """
-    return shape.groups == 1 and shape.dilation[1] == 1 and run_bytes(shape) >= LEAST_DEPTH
+    possible = shape.groups == 1 and shape.dilation[1] == 1 and run_bytes(shape) >= LEAST_DEPTH
+    return possible and shape.macs >= MINIMUM_AMX_MACS
+
+
+def worth_threads(shape: ConvolutionShape) -> bool:
+    """Whether several threads compute a convolution faster than one, as measured (docs/benchmarks.md).
+
+    Args:
+        shape: The convolution.
+
+    Returns:
+        Whether it has enough outputs, multiply-accumulates, or both.
+    """
+    outputs = shape.out_height * shape.out_width * shape.out_channels
+    return outputs / PARALLEL_OUTPUTS + shape.macs / PARALLEL_MACS >= 1
+
+
+def has_more_weights_than_inputs(shape: ConvolutionShape) -> bool:
+    """Whether threads had better share a kernel's channels than its pixels, so that each reads its part of the weights.
+
+    Args:
+        shape: The convolution.
+
+    Returns:
+        Whether the weights are more than the input's elements.
+    """
+    weights = shape.out_channels * shape.reduction_channels * shape.kernel[0] * shape.kernel[1]
+    return weights > shape.height * shape.width * shape.in_channels
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from codesign.backend.kernels.packing import LANES
 
-MINIMUM_PARALLEL_MACS = 1_000_000
+MINIMUM_PARALLEL_MACS = 400_000
 """Below this a kernel is serial: waking threads costs more than they save."""
 MAXIMUM_CHANNEL_TILE = 9
 CACHED_WEIGHTS = 6_000

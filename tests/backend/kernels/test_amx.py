@@ -1,5 +1,7 @@
 """How work is cut into AMX tiles, and what happens where the tiles may not be used."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tvm
@@ -48,12 +50,17 @@ def test_blocks_stay_inside_a_kernel_row_and_hold_each_weight_once(shape: Convol
 def test_tiles_cover_every_output(shape: ConvolutionShape, threads: int) -> None:
     flat = shape.flattened()
     share = shares(flat, threads)
-    tiles = amx_tiles(flat, share.rows, share.columns)
+    part = replace(flat, out_channels=share.blocks * 16)
+    tiles = amx_tiles(part, share.rows, share.columns)
     assert tiles.pixels * tiles.channels <= ACCUMULATORS
-    assert flat.blocks % tiles.channels == 0
+    assert part.blocks % tiles.channels == 0
     assert tiles.pixels <= share.rows * tiles.in_row
     assert tiles.rows <= min(16, share.columns)
     assert tiles.rows * tiles.in_row >= share.columns
+    if share.blocks < flat.blocks:
+        assert share.blocks * share.count == flat.blocks
+        assert (share.rows, share.columns) == (flat.out_height, flat.out_width)
+        return
     covered = np.zeros((flat.out_height, flat.out_width), bool)
     for number in range(share.count):
         row = min(number * share.rows, flat.out_height - share.rows)
@@ -63,10 +70,11 @@ def test_tiles_cover_every_output(shape: ConvolutionShape, threads: int) -> None
 
 
 def test_layers_that_other_kernels_compute() -> None:
-    assert amx_applies(ConvolutionShape(8, 8, 16, 16))
+    assert amx_applies(ConvolutionShape(20, 20, 16, 16))
+    assert not amx_applies(ConvolutionShape(19, 20, 16, 16))
     assert not amx_applies(ConvolutionShape(32, 32, 4, 16, (3, 3)))
-    assert not amx_applies(ConvolutionShape(8, 8, 16, 16, (3, 3), groups=16, group_in=1, group_out=1))
-    assert not amx_applies(ConvolutionShape(8, 8, 16, 16, (3, 3), dilation=(1, 2)))
+    assert not amx_applies(ConvolutionShape(20, 20, 16, 16, (3, 3), groups=16, group_in=1, group_out=1))
+    assert not amx_applies(ConvolutionShape(20, 20, 16, 16, (3, 3), dilation=(1, 2)))
 
 
 def test_no_permission_is_an_error_and_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Convolution and dense kernels against exact integer arithmetic and against torch."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from codesign.backend.kernels import amx_tiles
 from codesign.backend.kernels.epilogue import Clamp
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet, instruction_set
@@ -26,6 +28,14 @@ HAS_VNNI = "avx512_vnni" in detect_host().flags
 NEEDS_VNNI = pytest.mark.skipif(not HAS_VNNI, reason="this processor has no AVX512-VNNI")
 NEEDS_AMX = pytest.mark.skipif(not request_amx(), reason="this processor or operating system has no AMX")
 Integers = NDArray[np.int64]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _amx_and_threads_for_small_layers() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(amx_tiles, "MINIMUM_AMX_MACS", 0)
+        patch.setattr(amx_tiles, "PARALLEL_MACS", 1)
+        yield
 
 
 def _target(mcpu: str | None) -> "tvm.target.Target":
@@ -269,11 +279,20 @@ def test_groups_of_whole_vectors(groups: int) -> None:
     _check_integers(Case((9, 9), 8, 16, groups, window, 4, (5, 0, 0, 6)), None)
 
 
-def test_several_threads_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codesign.backend.layers.MINIMUM_PARALLEL_AMX_MACS", 0)
+@pytest.mark.parametrize("bits", [5, 8])
+def test_several_threads_compute_the_same(bits: int) -> None:
     window = SpatialWindow((3, 3), pads=(1, 1, 1, 1))
-    for case in (Case((16, 16), 32, 32, window=window), Case((15, 16), 32, 32, window=window), Case((32, 32), 32, 48)):
-        _check_integers(replace(case, bits=5, zeros=(9, 0, 0, 3)), None, threads=2)
+    few_pixels = Case((5, 4), 64, 64, window=window)
+    for case in (
+        Case((16, 16), 32, 32, window=window),
+        Case((15, 16), 32, 32, window=window),
+        Case((32, 32), 32, 48),
+        few_pixels,
+        replace(few_pixels, residual=True),
+        Case((1, 3), 128, 256),
+    ):
+        for mcpu in (None, VNNI) if HAS_VNNI else (None,):
+            _check_integers(replace(case, bits=bits, zeros=(9, 0, 0, 3)), mcpu, threads=2)
 
 
 def test_depthwise_products_beyond_int8_do_not_overflow() -> None:
