@@ -25,9 +25,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
@@ -65,7 +66,8 @@ from codesign.search.pareto import hypervolume, non_dominated
 from codesign.search_file import load_search_file
 
 Point = tuple[float, ...]
-METHODS = ("joint", "sequential", "sequential-all", "random", "uniform")
+Method = Literal["joint", "sequential", "sequential-all", "random", "uniform"]
+METHODS: tuple[Method, ...] = ("joint", "sequential", "sequential-all", "random", "uniform")
 
 
 @dataclass
@@ -223,16 +225,19 @@ def methods(context: SearchContext, weights: Path, arguments: argparse.Namespace
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             first, second = sequential(bench, arguments.evaluations, seed, folder)
-            found: dict[str, Callable[[], list[Point]]] = {
-                "joint": lambda s=seed, f=folder, b=bench: joint(b, arguments.evaluations, s, f),
-                "sequential": lambda points=second: points,
-                "sequential-all": lambda points=first + second: points,
-                "random": lambda s=seed, b=bench: list(at_random(b, arguments.evaluations, s)),
-                "uniform": lambda s=seed, f=folder, b=bench: list(uniform(b, arguments.evaluations, s, f)),
-            }
             for method in METHODS:
                 started = time.perf_counter()
-                points = found[method]()
+                match method:
+                    case "joint":
+                        points = joint(bench, arguments.evaluations, seed, folder)
+                    case "sequential":
+                        points = second
+                    case "sequential-all":
+                        points = first + second
+                    case "random":
+                        points = list(at_random(bench, arguments.evaluations, seed))
+                    case "uniform":
+                        points = list(uniform(bench, arguments.evaluations, seed, folder))
                 rows.append({
                     "target": place.target.name,
                     "method": method,

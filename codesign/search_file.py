@@ -30,8 +30,8 @@ class JointSection(StrictModel):
             that a trial evaluates. `exhaustive` evaluates as many networks of every variant.
         limits: What every network must keep.
         finalists: Networks of the front that are compiled and measured.
-        refinements: Networks that are measured around each finalist, whose widths change while its cost does not grow; 0
-            for none. A target with several devices has none.
+        refinements: Networks that are measured around each finalist, with other widths at no more cost; 0 for none. A
+            target with several devices has none.
         finetune_epochs: Epochs that each finalist is trained by itself, at its widths; 0 for none.
         calibration_samples: Training images from which a variant's BatchNorm statistics are taken.
     """

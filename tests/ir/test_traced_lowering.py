@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from codesign.architecture.resnet_cifar import resnet20
-from codesign.architecture.squeezenext import SqueezeNext, imagenet_config, squeezenext_digits
+from codesign.architecture.squeezenext import SqueezeNext, squeezenext_digits
+from codesign.architecture.squeezenext_config import imagenet_config
 from codesign.errors import InputError
 from codesign.ir import lowering
 from codesign.ir.lowering import lower_module
