@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from codesign.architecture.space import variants
 from codesign.errors import CodesignError, CompileError, InputError
 from codesign.flow import search_finalists, search_trials
 from codesign.flow.build import apply_and_compile
 from codesign.flow.search import search
-from codesign.flow.search_context import SearchContext
+from codesign.flow.search_context import SearchContext, open_search
 from codesign.flow.search_loop import Workers
 from codesign.flow.search_points import Reached
-from codesign.flow.search_trials import TrialEvaluator
+from codesign.flow.search_pricing import lower_bounds, metrics_of, problem_of
+from codesign.flow.search_trials import TrialEvaluator, decisions
+from codesign.flow.variant_analysis import VariantAnalyst
 from codesign.progress import Silent
 from codesign.report.search_contents import JointSearch
 from codesign.report.search_json import read_search_json
@@ -142,9 +145,23 @@ def test_the_whole_flow(_trained: Path) -> None:
     assert "<svg" in (_trained / "out" / "report.html").read_text(encoding="utf-8")
 
 
-def test_data_for_training_and_for_searching_share_nothing(_trained: Path) -> None:
-    from codesign.flow.search_context import open_search
+@pytest.mark.parametrize("target", ["squeezelerator-8x8", "cpu+npu", "host-2proc"])
+def test_lower_bounds_are_below_every_decision(_trained: Path, target: str) -> None:
+    settings = ["quantization.weight_bits=[4, 8]"]
+    file = load_search_file(_trained / "search.toml", settings, [target])
+    context = open_search(file, _trained, _trained / "out", None, Silent())
+    analyst = VariantAnalyst(context, context.shared_weights)
+    place = context.targets[0]
+    for variant in variants(context.space):
+        screened = analyst.screen(variant)
+        bound = lower_bounds(place, screened.program, screened.facts)
+        found = decisions(problem_of(place, analyst.analyse(variant)), {}, ("latency_s", "energy_j", "weight_bytes"), 3)
+        for decision in found:
+            totals = metrics_of(decision.allocation.metrics)
+            assert all(least <= total * (1 + 1e-12) for least, total in zip(bound, totals, strict=True))
 
+
+def test_data_for_training_and_for_searching_share_nothing(_trained: Path) -> None:
     context = open_search(load_search_file(_trained / "search.toml"), _trained, _trained / "out", None, Silent())
     searched = {image.tobytes() for image in context.data.splits.search.images}
     trained = {image.tobytes() for image in context.data.training_without_search.images}
