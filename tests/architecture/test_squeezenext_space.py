@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from codesign.architecture.damping import DAMPING
 from codesign.architecture.space import StagePicture, largest, variant_at, variant_count, variant_of
 from codesign.architecture.squeezenext import SqueezeNextBlock, squeezenext_digits
-from codesign.architecture.squeezenext_space import DAMPING, SqueezeNextChoices, SqueezeNextSpace
+from codesign.architecture.squeezenext_space import SqueezeNextChoices, SqueezeNextSpace
 from codesign.errors import InputError
 
 CHOICES = SqueezeNextChoices(

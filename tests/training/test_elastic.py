@@ -77,7 +77,7 @@ def test_two_processes_train_the_same_weights_as_one(tmp_path: Path) -> None:
     commands = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in (0, 1)]
     processes = [subprocess.Popen(command) for command in commands]
     try:
-        assert [process.wait(timeout=100) for process in processes] == [0, 0]
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()
