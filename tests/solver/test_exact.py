@@ -67,7 +67,9 @@ def _knapsack(seed: int) -> ConstrainedProblem:
     return ConstrainedProblem((options,) * nodes, objective, limits)
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize(
+    "seed", [*range(8), 165, 184, 463, 517, 753, 1523, 1540]
+)  # the last ones need the whole distance
 def test_a_growing_distance_from_the_bound_finds_the_optimum(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "FIRST_BEAM", 1)
     monkeypatch.setattr(exact, "FEW_ARCS", 0)
