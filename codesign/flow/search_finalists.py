@@ -138,16 +138,18 @@ def _finetuned_graph(context: SearchContext, analyst: VariantAnalyst, network: F
     def compute() -> list[Path]:
         from codesign.ir.lowering import lower_module
         from codesign.training.finetune import finetune
+        from codesign.training.resolution import fitting_data
 
         module = calibrated_network(context, analyst.supernet, network.variant)
         shape = context.space.input_shape(network.variant)
         parameter_of = lower_module(module, shape).parameter_of
         bits = {parameter_of[name]: widths.weight for name, widths in network.plan.bits if name in parameter_of}
         options = _finetuning(search.elastic, search.search.finetune_epochs)
+        data = fitting_data(context.data.training_without_search, search.data.preprocessing, shape)
         finetune(
             module,
-            context.data_for(network.variant).training_without_search,
-            search.data.preprocessing,
+            data.dataset,
+            data.preprocessing,
             options,
             bits,
             run.folder / "finetune",

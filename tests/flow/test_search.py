@@ -258,6 +258,15 @@ def test_a_measured_target_corrects_its_cost_model(tiny_search: Path) -> None:
     assert _front(again) == _front(report)
 
 
+def test_resolution_may_be_an_axis(tiny_search: Path) -> None:
+    settings = ["space.resolutions=[6, 8]", "search.trials=4", "search.finalists=2", "search.finetune_epochs=1"]
+    report = _search(tiny_search, *settings, out="sized")
+    (target,) = report.targets
+    assert {p.variant.choices["resolution"] for p in target.points} == {6, 8}
+    assert target.built
+    assert all(p.finalist is not None and p.finalist.finetuned for p in target.built)
+
+
 def test_finalists_may_be_trained_further(tiny_search: Path) -> None:
     report = _search(tiny_search, "search.trials=3", "search.finalists=1", "search.finetune_epochs=1")
     (point,) = report.targets[0].built
