@@ -20,6 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"calibration"}),
     frozenset({"report"}),
     frozenset({"run_file", "run_folder", "console"}),
+    frozenset({"search_file"}),
     frozenset({"flow"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

@@ -2,10 +2,15 @@ from pathlib import Path
 
 import pytest
 
+from codesign.architecture.space import variant_count
+from codesign.architecture.space_file import space_of
 from codesign.errors import InputError
 from codesign.run_file import BudgetSection, RunFile, load_run_file
+from codesign.search_file import SearchFile, load_search_file
 
 ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+SEARCHES = {path.name for path in EXAMPLES.glob("search_*.toml")}
 MINIMAL = 'name = "x"\n[model]\nsource = "net.onnx"\n[data]\ntrain = "digits"\n'
 
 
@@ -24,9 +29,16 @@ def test_a_run_needs_a_name_a_model_and_data(path: Path) -> None:
     assert run.measure.compilers == ("tvm", "onnxruntime")
 
 
-@pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.toml")))
+@pytest.mark.parametrize("example", sorted(SEARCHES))
+def test_examples_of_searches_are_valid(example: str) -> None:
+    search = load_search_file(EXAMPLES / example)
+    assert variant_count(space_of(search.space, EXAMPLES)) > 1
+    assert SearchFile.model_validate(search.model_dump()) == search
+
+
+@pytest.mark.parametrize("example", sorted({p.name for p in EXAMPLES.glob("*.toml")} - SEARCHES))
 def test_examples_are_valid(example: str) -> None:
-    run = load_run_file(ROOT / "examples" / example)
+    run = load_run_file(EXAMPLES / example)
     assert run.name
     assert RunFile.model_validate(run.model_dump()) == run
 
