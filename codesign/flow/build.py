@@ -153,7 +153,7 @@ def measure(context: RunContext, network: Path, artifacts: Sequence[Artifact], c
         MeasurementError: A compiled program crashed or ran past its limit.
     """
     identity = artifacts[0].plan_digest
-    target, settings = context.target, _settings(context)
+    target, settings = context.target, settings_of(context)
     result = context.folder / "artifacts" / identity / "measurement.json"
     simulated = [cost.latency_s, cost.energy_j, cost.weight_bytes] if cost and target.runner == "simulated" else None
     key = digest_of(
@@ -180,7 +180,15 @@ def measure(context: RunContext, network: Path, artifacts: Sequence[Artifact], c
     return _MEASURED.validate_json(result.read_bytes())
 
 
-def _settings(context: RunContext) -> MeasurementSettings:
+def settings_of(context: RunContext) -> MeasurementSettings:
+    """How latency is measured.
+
+    Args:
+        context: The run.
+
+    Returns:
+        What its run file says.
+    """
     options = context.run.measure
     return MeasurementSettings(
         context.target.threads, options.warm_up, options.repeats, options.runs_per_sample, options.timeout_s
@@ -213,7 +221,7 @@ def _summary(context: RunContext, found: Mapping[str, Measurement], network: Pat
     agreement = None
     if reference is not None and reference is not product and reference.outputs is not None:
         agreement = _agreement(product.outputs, reference.outputs, network)
-    latencies = tuple(_latency(name, measurement) for name, measurement in found.items() if measurement.latencies_s)
+    latencies = tuple(latency_of(name, measurement) for name, measurement in found.items() if measurement.latencies_s)
     energy_provenance = product.provenance if product.energy_j is not None else None
     return Measured(
         None,
@@ -235,7 +243,16 @@ def _accuracies(context: RunContext, outputs: NDArray[np.float32]) -> dict[str, 
     return accuracies
 
 
-def _latency(name: str, measurement: Measurement) -> Latency:
+def latency_of(name: str, measurement: Measurement) -> Latency:
+    """Sums samples up.
+
+    Args:
+        name: Of the compiler.
+        measurement: With at least one sample.
+
+    Returns:
+        Median, least sample and spread.
+    """
     samples = sorted(measurement.latencies_s)
     quartiles = statistics.quantiles(samples, n=4) if len(samples) > 1 else [samples[0]] * 3
     return Latency(

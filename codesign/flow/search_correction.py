@@ -19,7 +19,22 @@ FIRST_PART = 0.5
 """Share of a search's budget that is spent before the first networks are measured."""
 LEAST_NETWORKS = 4
 """Networks that are measured for a correction, at least."""
-_CORRECTION = TypeAdapter(Correction)
+
+
+@dataclasses.dataclass(frozen=True)
+class Halfway:
+    """What was learned when the first part of a budget was spent.
+
+    Attributes:
+        correction: Of the cost model.
+        plans: Digests of the plans that were measured.
+    """
+
+    correction: Correction
+    plans: tuple[str, ...]
+
+
+_HALFWAY = TypeAdapter(Halfway)
 
 
 def is_corrected_while_searching(context: SearchContext, place: TargetContext) -> bool:
@@ -61,8 +76,28 @@ def corrected(context: SearchContext, place: TargetContext) -> TargetContext:
     path = file_of(context, place)
     if not path.is_file():
         return place
-    correction = _CORRECTION.validate_json(path.read_bytes())
+    correction = _HALFWAY.validate_json(path.read_bytes()).correction
     return dataclasses.replace(place, cost_model=CorrectedModel(place.cost_model, correction))
+
+
+def measured_halfway(
+    context: SearchContext, place: TargetContext, networks: Sequence[FoundNetwork]
+) -> tuple[FoundNetwork, ...]:
+    """Networks that the correction was fitted to; they are finalists too, since they are built already.
+
+    Args:
+        context: The search.
+        place: The target.
+        networks: All of its networks.
+
+    Returns:
+        Those of them that were measured.
+    """
+    path = file_of(context, place)
+    if not path.is_file():
+        return ()
+    plans = set(_HALFWAY.validate_json(path.read_bytes()).plans)
+    return tuple(network for network in networks if network.plan.digest in plans)
 
 
 def measure_and_correct(
@@ -89,7 +124,8 @@ def measure_and_correct(
             predicted_s = price(place.cost_model, facts, network.plan).latency_s
             measured.append(MeasuredNetwork(predicted_s, calls_of(place, network, analyst), found.latency.median_s))
     correction = fit_correction(measured)
-    write_bytes(path, _CORRECTION.dump_json(correction, indent=1))
+    halfway = Halfway(correction, tuple(d for d, found in built.items() if not isinstance(found, str)))
+    write_bytes(path, _HALFWAY.dump_json(halfway, indent=1))
     context.progress.note(
         f"{place.target.name}: {len(measured)} networks measured; latencies are now {correction.scale:.3g} x predicted "
         f"+ {correction.call_s * 1e6:.3g} us a call"

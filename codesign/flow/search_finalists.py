@@ -16,7 +16,9 @@ from codesign.flow.build import apply_and_compile, measure
 from codesign.flow.context import RunContext
 from codesign.flow.elastic import calibrated_network
 from codesign.flow.prepare import GRAPH, LOWERED, observation_of, versions
+from codesign.flow.runners import MEASURED
 from codesign.flow.search_context import SearchContext, TargetContext
+from codesign.flow.search_latencies import latencies_in_rounds
 from codesign.flow.search_points import FoundNetwork
 from codesign.flow.variant_analysis import PlanLoss, VariantAnalyst, test_accuracy
 from codesign.ir.program import Program
@@ -78,7 +80,29 @@ def build_finalists(
             built[digest] = f"search.device_seconds = {limit_s:g} were spent before its turn came"
         else:
             built[digest] = _measured(context, place, network, found)
-    return built
+    return _in_turn(context, place, compiled, built)
+
+
+def _in_turn(
+    context: SearchContext, place: TargetContext, compiled: Mapping[str, "_Compiled | str"], built: Built
+) -> Built:
+    """The same, with latencies that can be compared where something is timed."""
+    products = {
+        digest: found
+        for digest, found in compiled.items()
+        if not isinstance(found, str) and not isinstance(built[digest], str)
+    }
+    if place.target.runner not in MEASURED or not products:
+        return built
+    run = next(iter(products.values())).context
+    folder = context.folder / "targets" / place.target.name
+    latencies = latencies_in_rounds(run, folder, {digest: found.artifacts[0] for digest, found in products.items()})
+    return {
+        digest: found
+        if isinstance(found, str)
+        else dataclasses.replace(found, latency=latencies.get(digest, found.latency))
+        for digest, found in built.items()
+    }
 
 
 def _simulated_where_placed(place: TargetContext) -> TargetContext:

@@ -249,8 +249,9 @@ def test_a_measured_target_corrects_its_cost_model(tiny_search: Path) -> None:
     report = _search(tiny_search, "search.trials=8", targets=("host-cpu",))
     (target,) = report.targets
     (file,) = (tiny_search / "trained/targets/host-cpu").glob("correction-*.json")
-    correction = json.loads(file.read_text())
-    assert correction["networks"] >= 1
+    halfway = json.loads(file.read_text())
+    assert halfway["correction"]["networks"] == len(halfway["plans"]) >= 1
+    assert set(halfway["plans"]) <= {p.identity for p in target.built}
     assert target.cost_provenance == "calibrated"
     assert len(target.trials) == 8
     assert all(p.finalist is not None and p.finalist.latency.provenance == "measured" for p in target.built)
