@@ -19,6 +19,7 @@ from codesign.flow.search_pricing import (
 )
 from codesign.flow.variant_analysis import VariantAnalyst
 from codesign.plan.plan import Plan
+from codesign.progress import Progress, Silent
 from codesign.search.finalists import most_valuable
 from codesign.search.joint_allocation import allocate
 from codesign.search.joint_front import front
@@ -44,7 +45,11 @@ class Decision:
 
 
 def decisions(
-    problem: JointProblem, limits: Mapping[str, float], metrics: Sequence[str], points: int
+    problem: JointProblem,
+    limits: Mapping[str, float],
+    metrics: Sequence[str],
+    points: int,
+    progress: Progress | None = None,
 ) -> tuple[Decision, ...]:
     """Points of a variant's fronts: the least loss, and the least loss under evenly spread budgets of every metric.
 
@@ -53,6 +58,7 @@ def decisions(
         limits: What every choice must keep.
         metrics: Traded metrics of the problem.
         points: Of each metric's front, both ends included.
+        progress: Told of a front that could not be had: several limits at once can be too hard to prove.
 
     Returns:
         Different choices, each optimal under its limits.
@@ -63,7 +69,12 @@ def decisions(
     best = allocate(problem, limits)
     found = {best.picks: Decision(dict(limits), best)}
     for metric in metrics:
-        for allocation in front(problem, metric, limits, points):
+        try:
+            allocations = front(problem, metric, limits, points)
+        except CodesignError as error:
+            (progress or Silent()).note(f"the front over {metric} is left out for one variant: {error}")
+            continue
+        for allocation in allocations:
             budgets = {**limits, metric: allocation.metrics[metric]}
             found.setdefault(allocation.picks, Decision(budgets, allocation))
     return tuple(found.values())
@@ -171,5 +182,6 @@ class TrialEvaluator:
         """The exact optimum without a limit of its own, and those under shares of every traded metric."""
         if variant.identity not in self._decided:
             problem = problem_of(self._place, self._analyst.analyse(variant))
-            self._decided[variant.identity] = decisions(problem, self._limits, self._metrics, self._points)
+            progress = self._context.progress
+            self._decided[variant.identity] = decisions(problem, self._limits, self._metrics, self._points, progress)
         return self._decided[variant.identity]
