@@ -2,8 +2,9 @@
 
     latency of a node = scale x predicted + seconds of a call        (nothing for nodes that cost nothing)
 
-so that the latency of a network is scale x prediction + calls x seconds. Two numbers are what a handful of measured
-networks can tell; both change which architecture is best, because deep and narrow networks make more calls.
+so that the latency of a network is scale x prediction + calls x seconds. Convolutions with groups have a scale of their
+own: models are furthest from the truth where kernels see few channels at a time. Three numbers are what a handful of
+measured networks can tell; all change which architecture is best, because deep and narrow networks make more calls.
 """
 
 import dataclasses
@@ -20,12 +21,15 @@ from codesign.ir.annotations import Provenance
 from codesign.plan.facts import NodeFacts
 from codesign.quantization.scheme import BitWidths
 
-FOR_BOTH = 3
-"""Networks from which on the seconds of a call are fitted too; fewer give the scale alone."""
+FOR_ALL = 3
+"""Networks from which on all numbers are fitted; fewer give one scale alone."""
 PRIOR = 0.3
 """How strongly the scale is held to that which explains the networks alone: a misfit of the whole scale weighs as much
 as a relative error of 0.3 in one network. Networks of about equal depth cannot tell a call from the rest, and without
 this the scale may become 0, after which all networks of one depth would seem equally fast."""
+WEAK_PRIOR = 0.01
+"""The same for convolutions with groups, which may be many times slower than predicted; keeps the scale of the others
+only where no network has any."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,13 @@ class MeasuredNetwork:
 
     Attributes:
         predicted_s: By the model that is to be corrected.
+        grouped_s: The part of it that convolutions with groups take.
         calls: Nodes that cost something.
         measured_s: On the device.
     """
 
     predicted_s: float
+    grouped_s: float
     calls: int
     measured_s: float
 
@@ -48,12 +54,14 @@ class Correction:
     """What measured networks say of a model.
 
     Attributes:
-        scale: Factor on every predicted latency.
+        scale: Factor on every predicted latency but those of convolutions with groups.
+        grouped_scale: Factor on these.
         call_s: Seconds on top for every node that costs something.
         networks: How many networks it was fitted to.
     """
 
     scale: float = 1.0
+    grouped_scale: float = 1.0
     call_s: float = 0.0
     networks: int = 0
 
@@ -74,14 +82,30 @@ def fit_correction(measured: Sequence[MeasuredNetwork]) -> Correction:
         return Correction()
     if min(min(m.predicted_s, m.measured_s) for m in measured) <= 0:
         raise InputError("a predicted or measured latency is not above 0; measure networks that take time")
-    rows = np.array([[m.predicted_s / m.measured_s, m.calls / m.measured_s] for m in measured])
-    alone = float(rows[:, 0].sum() / (rows[:, 0] @ rows[:, 0]))
-    if len(measured) < FOR_BOTH:
-        return Correction(alone, 0.0, len(measured))
-    units = rows.max(axis=0)
-    held = np.array([PRIOR / alone, 0.0])
-    scale, call_s = nnls(np.vstack([rows, held]) / units, np.array([*np.ones(len(measured)), PRIOR]))[0] / units
-    return Correction(float(scale), float(call_s), len(measured))
+    parts = [(m.predicted_s - m.grouped_s, m.grouped_s, m.calls) for m in measured]
+    rows = np.array(parts) / np.array([[m.measured_s] for m in measured])
+    whole = rows[:, 0] + rows[:, 1]
+    alone = float(np.median(1 / whole))  # one network far off must not move the others
+    if len(measured) < FOR_ALL:
+        alone = float(whole.sum() / (whole @ whole))
+        return Correction(alone, alone, 0.0, len(measured))
+    units = np.where(rows.max(axis=0) > 0, rows.max(axis=0), 1.0)
+    held = np.array([[PRIOR / alone, 0.0, 0.0], [0.0, WEAK_PRIOR / alone, 0.0]])
+    wanted = np.array([*np.ones(len(measured)), PRIOR, WEAK_PRIOR])
+    scale, grouped_scale, call_s = nnls(np.vstack([rows, held]) / units, wanted)[0] / units
+    return Correction(float(scale), float(grouped_scale), float(call_s), len(measured))
+
+
+def is_grouped(node: NodeFacts) -> bool:
+    """Whether a node is a convolution with groups.
+
+    Args:
+        node: Any node.
+
+    Returns:
+        True for depthwise ones too.
+    """
+    return node.geometry is not None and node.geometry.groups > 1
 
 
 @dataclass(frozen=True)
@@ -121,6 +145,8 @@ class CorrectedModel:
         cost = self.base.price_node(node, bits)
         if cost.latency_s == 0:
             return cost
-        latency_s = self.correction.scale * cost.latency_s + self.correction.call_s
+        grouped = is_grouped(node)
+        scale = self.correction.grouped_scale if grouped else self.correction.scale
+        latency_s = scale * cost.latency_s + self.correction.call_s
         energy_j = cost.energy_j + self.profile.idle_power_w * (latency_s - cost.latency_s)
         return dataclasses.replace(cost, latency_s=latency_s, energy_j=max(0.0, energy_j))

@@ -1,13 +1,14 @@
 """Measurements correct a target's cost model while its search runs."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from codesign.cost.base import price
-from codesign.cost.corrected import CorrectedModel, Correction, MeasuredNetwork, fit_correction
+from codesign.cost.corrected import CorrectedModel, Correction, MeasuredNetwork, fit_correction, is_grouped
 from codesign.files import write_bytes
 from codesign.flow.runners import MEASURED
 from codesign.flow.search_context import SearchContext, TargetContext
@@ -120,33 +121,28 @@ def measure_and_correct(
     for network in chosen:
         found = built[network.plan.digest]
         if not isinstance(found, str):
-            facts = analyst.screen(network.variant).facts
-            predicted_s = price(place.cost_model, facts, network.plan).latency_s
-            measured.append(MeasuredNetwork(predicted_s, calls_of(place, network, analyst), found.latency.median_s))
+            measured.append(_beside_prediction(place, network, analyst, found.latency.median_s))
     correction = fit_correction(measured)
     halfway = Halfway(correction, tuple(d for d, found in built.items() if not isinstance(found, str)))
     write_bytes(path, _HALFWAY.dump_json(halfway, indent=1))
     context.progress.note(
         f"{place.target.name}: {len(measured)} networks measured; latencies are now {correction.scale:.3g} x predicted "
-        f"+ {correction.call_s * 1e6:.3g} us a call"
+        f"({correction.grouped_scale:.3g} x for convolutions with groups) + {correction.call_s * 1e6:.3g} us a call"
     )
 
 
-def calls_of(place: TargetContext, network: FoundNetwork, analyst: VariantAnalyst) -> int:
-    """How many nodes of a network cost something.
-
-    Args:
-        place: The target.
-        network: The network.
-        analyst: Knows the variants.
-
-    Returns:
-        The number of calls.
-    """
-    bits_of = network.plan.bits_of
-    usual = place.widths[-1]
+def _beside_prediction(
+    place: TargetContext, network: FoundNetwork, analyst: VariantAnalyst, measured_s: float
+) -> MeasuredNetwork:
+    bits_of, usual = network.plan.bits_of, place.widths[-1]
     facts = analyst.screen(network.variant).facts
-    return sum(place.cost_model.price_node(node, bits_of.get(node.name, usual)).latency_s > 0 for node in facts.nodes)
+    prices = [(n, place.cost_model.price_node(n, bits_of.get(n.name, usual)).latency_s) for n in facts.nodes]
+    return MeasuredNetwork(
+        math.fsum(seconds for _, seconds in prices),
+        math.fsum(seconds for node, seconds in prices if is_grouped(node)),
+        sum(seconds > 0 for _, seconds in prices),
+        measured_s,
+    )
 
 
 def repriced(
