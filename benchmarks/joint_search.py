@@ -89,7 +89,7 @@ class Bench:
         points = 2 + -(-count // len(metrics))
         found = decisions(problem_of(self.place, analysed), {}, metrics, points)
         every = [found[i * len(found) // count] for i in range(count)] if len(found) > count else found
-        plans = [plan_of("", analysed.facts, decision.allocation) for decision in every]
+        plans = [plan_of("", self.place, analysed.facts, decision.allocation) for decision in every]
         return [self.given(variant, plan.bits_of) for plan in plans]
 
     def given(self, variant: Variant, bits: Mapping[str, BitWidths]) -> Point:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from codesign.architecture.space import variant_count
-from codesign.errors import InputError
+from codesign.errors import CodesignError, InputError
 from codesign.files import remove_leftovers
 from codesign.flow.elastic import train_shared_weights
 from codesign.flow.search_context import SearchContext, TargetContext, open_search
@@ -67,7 +67,12 @@ def _search_target(
 ) -> TargetOutcome:
     finished = run_trials(context, place, analyst, workers)
     now = corrected(context, place)
-    networks = repriced(now, analyst, networks_of(finished))
+    networks = repriced(context, now, analyst, networks_of(finished))
+    if not networks:
+        raise CodesignError(
+            f"target {place.target.name!r}: no network keeps search.limits now that latencies are corrected by what "
+            "was measured; raise the limits, or repeat with more search.trials"
+        )
     section = context.search.search
     if section.refinements and not now.is_several:
         networks = (*networks, *refine(context, now, analyst, finalists_of(networks, section.finalists)))
@@ -84,7 +89,7 @@ def _publish_what_there_is(
     for place in context.targets[len(done) : len(done) + 1]:
         finished = open_study(context, place).finished
         now = corrected(context, place)
-        networks = repriced(now, analyst, networks_of(finished))
+        networks = repriced(context, now, analyst, networks_of(finished))
         if networks:
             outcomes.append(TargetOutcome(now, finished, networks, {}))
     if outcomes:

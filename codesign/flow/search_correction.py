@@ -14,6 +14,7 @@ from codesign.flow.runners import MEASURED
 from codesign.flow.search_context import SearchContext, TargetContext
 from codesign.flow.search_finalists import build_finalists
 from codesign.flow.search_points import FoundNetwork, finalists_of
+from codesign.flow.search_pricing import limits_of
 from codesign.flow.variant_analysis import VariantAnalyst
 
 FIRST_PART = 0.5
@@ -146,24 +147,29 @@ def _beside_prediction(
 
 
 def repriced(
-    place: TargetContext, analyst: VariantAnalyst, networks: Sequence[FoundNetwork]
+    context: SearchContext, place: TargetContext, analyst: VariantAnalyst, networks: Sequence[FoundNetwork]
 ) -> tuple[FoundNetwork, ...]:
     """Networks as the corrected model prices them; those of other models stay as they are.
 
     Args:
+        context: The search.
         place: The target, corrected where anything was measured.
         analyst: Knows the variants.
         networks: As trials recorded them.
 
     Returns:
-        The same networks, in the same order.
+        The same networks, in the same order, without those that keep a limit of the run file no longer. A budget that
+        a network was decided under is what it costs itself, and follows its price.
     """
     if not isinstance(place.cost_model, CorrectedModel):
         return tuple(networks)
+    wanted = limits_of(context.search.search.limits, place)
     found = []
     for network in networks:
         cost = price(place.cost_model, analyst.screen(network.variant).facts, network.plan)
         metrics = {**network.metrics, "latency_s": cost.latency_s, "energy_j": cost.energy_j}
         values = (network.values[0], cost.latency_s, cost.energy_j, *network.values[3:])
-        found.append(dataclasses.replace(network, metrics=metrics, values=values))
+        if all(metrics[metric] <= limit for metric, limit in wanted.items()):
+            limits = {metric: wanted.get(metric, metrics[metric]) for metric in network.limits}
+            found.append(dataclasses.replace(network, metrics=metrics, values=values, limits=limits))
     return tuple(found)

@@ -110,7 +110,7 @@ def take_part(context: SearchContext, place: TargetContext, analyst: VariantAnal
     limit_s = None if section.seconds is None else section.seconds * FIRST_PART
     if limit_s is not None and not is_corrected_while_searching(context, place):
         limit_s = section.seconds
-    reached = Reached(lambda networks: repriced(now, analyst, networks))
+    reached = Reached(lambda networks: repriced(context, now, analyst, networks))
     done = len(study.finished)
     context.progress.start(f"Searching for {place.target.name}", section.trials or max(done, 1))
     context.progress.advance(done)

@@ -11,7 +11,7 @@ from codesign.hardware.target import Budget
 from codesign.ir.program import Program
 from codesign.partition.graph_network import network_of
 from codesign.plan.facts import GraphFacts
-from codesign.plan.plan import Cost, Plan
+from codesign.plan.plan import Plan
 from codesign.quantization.scheme import BitWidths
 from codesign.search.joint_devices import devices_of, link_of, problem_on_devices, problem_on_one_device
 from codesign.search.joint_mesh import problem_on_mesh
@@ -87,41 +87,22 @@ def limits_of(wanted: Budget, place: TargetContext) -> dict[str, float]:
     return {metric: min(asked.get(metric, value), value) for metric, value in {**asked, **own}.items()}
 
 
-def plan_of(architecture: str, facts: GraphFacts, allocation: JointAllocation) -> Plan:
+def plan_of(architecture: str, place: TargetContext, facts: GraphFacts, allocation: JointAllocation) -> Plan:
     """The plan that makes a choice.
 
     Args:
         architecture: Name of the variant.
+        place: The target.
         facts: The network.
         allocation: The choice.
 
     Returns:
-        Widths of nodes with weights, and places of all where there are several.
+        Widths of nodes with weights, and places of all nodes where the target has several devices.
     """
     weighted = {node.name for node in facts.weighted}
-    chosen = [(name, option) for name, option in allocation.choice]
+    chosen = allocation.choice
     bits = tuple((name, BitWidths(o.widths.weight, o.widths.activation)) for name, o in chosen if name in weighted)
-    several = len({option.place for _, option in chosen}) > 1
-    return Plan(architecture, bits, tuple((name, option.place) for name, option in chosen) if several else ())
-
-
-def cost_of(allocation: JointAllocation) -> Cost:
-    """What a choice costs, as plans are priced elsewhere.
-
-    Args:
-        allocation: The choice.
-
-    Returns:
-        The cost.
-    """
-    totals = allocation.metrics
-    return Cost(
-        totals["latency_s"],
-        totals["energy_j"],
-        int(totals["peak_memory_bytes"]),
-        int(totals["weight_bytes"]),
-        totals.get("bops", 0.0),
-    )
+    return Plan(architecture, bits, tuple((name, option.place) for name, option in chosen) if place.is_several else ())
 
 
 def architecture_name(space: str, variant: Variant) -> str:

@@ -15,6 +15,7 @@ from codesign.flow.search_context import ELASTIC, SearchContext, TargetContext
 from codesign.flow.search_finalists import Built
 from codesign.flow.search_points import FoundNetwork, front_of
 from codesign.flow.search_pricing import limits_of, problem_of
+from codesign.flow.search_refinement import ROUNDING
 from codesign.flow.variant_analysis import VariantAnalyst
 from codesign.report.search_contents import (
     BudgetPlan,
@@ -140,7 +141,7 @@ def _target_result(context: SearchContext, analyst: VariantAnalyst, outcome: Tar
         discarded=_reasons(outcome.finished, "discarded"),
         failed=(*_reasons(outcome.finished, "infeasible"), *_reasons(outcome.finished, "failed")),
         points=points,
-        budgets=(_budget_plan(limits, points, place, analyst, networks),),
+        budgets=(_budget_plan(context, place, analyst, limits, points, networks),),
         latency_agreement=_agreement([
             (p.predicted.latency_s, p.finalist.latency.median_s) for p in built if p.finalist
         ]),
@@ -178,7 +179,7 @@ def _point(
     prices: tuple[ShadowPrice, ...] = ()
     facts = analyst.screen(network.variant).facts
     if digest in front:
-        prices = _prices(place, analyst, network)
+        prices = _prices(context, place, analyst, network)
     places = dict(network.plan.placement)
     by_name = facts.by_name
     layers = tuple(
@@ -215,26 +216,35 @@ def _shown(context: SearchContext, variant: Variant) -> VariantShown:
     return VariantShown(variant.identity, variant.values, stages)
 
 
-def _prices(place: TargetContext, analyst: VariantAnalyst, network: FoundNetwork) -> tuple[ShadowPrice, ...]:
+def _prices(
+    context: SearchContext, place: TargetContext, analyst: VariantAnalyst, network: FoundNetwork
+) -> tuple[ShadowPrice, ...]:
+    """What its limits cost; none, with a note, where the decision cannot be proven once more."""
     problem = problem_of(place, analyst.analyse(network.variant))
-    found = shadow_prices(problem, network.limits, allocate(problem, network.limits))
+    limits = {metric: limit * (1 + ROUNDING) for metric, limit in network.limits.items()}
+    try:
+        found = shadow_prices(problem, limits, allocate(problem, limits))
+    except CodesignError as error:
+        context.progress.note(f"{network.plan.digest}: no shadow prices: {error}")
+        return ()
     return tuple(
         ShadowPrice(metric, network.limits[metric], UNITS.get(metric, ""), value) for metric, value in found.items()
     )
 
 
 def _budget_plan(
-    limits: Mapping[str, float],
-    points: Sequence[SearchPoint],
+    context: SearchContext,
     place: TargetContext,
     analyst: VariantAnalyst,
+    limits: Mapping[str, float],
+    points: Sequence[SearchPoint],
     networks: Sequence[FoundNetwork],
 ) -> BudgetPlan:
     """The network of least measured loss among the finalists, or among all where none was built."""
     candidates = [p for p in points if p.finalist] or [p for p in points if p.on_front]
     best = min(candidates, key=lambda p: p.measured_loss.value if p.measured_loss else math.inf)
     chosen = next(network for network in networks if network.plan.digest == best.identity)
-    prices = _prices(place, analyst, dataclasses.replace(chosen, limits=limits)) if limits else ()
+    prices = _prices(context, place, analyst, dataclasses.replace(chosen, limits=limits)) if limits else ()
     return BudgetPlan(limits, best.identity, None, prices)
 
 
@@ -324,19 +334,19 @@ def _comparison(
     for outcome, result in zip(outcomes, results, strict=True):
         identity = result.budgets[0].identity
         network = next(n for n in outcome.networks if n.plan.digest == identity)
-        on = tuple(_on_target(analyst, network, other.place) for other in outcomes)
+        on = tuple(_on_target(analyst, network, other.place, own=other is outcome) for other in outcomes)
         rows.append(PlanEverywhere(result.name, network.plan.digest, on))
     return tuple(rows)
 
 
-def _on_target(analyst: VariantAnalyst, network: FoundNetwork, place: TargetContext) -> PlanOnTarget:
+def _on_target(analyst: VariantAnalyst, network: FoundNetwork, place: TargetContext, *, own: bool) -> PlanOnTarget:
     facts = analyst.screen(network.variant).facts
     provenance = place.cost_model.provenance
     name = place.target.name
     try:
-        if network.plan.placement:
+        if network.plan.placement and not own:
             raise CodesignError("it is placed on the devices of another target")
-        cost = price(place.cost_model, facts, network.plan)
+        cost = network.cost if own else price(place.cost_model, facts, network.plan)
     except CodesignError as error:
         return PlanOnTarget(name, None, None, None, provenance, "measured", str(error))
     return PlanOnTarget(name, cost.latency_s, cost.energy_j, network.loss.value, provenance, "measured")

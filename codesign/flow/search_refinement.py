@@ -70,7 +70,6 @@ def _around(
         plan=plan,
         values=(loss.value, *metrics_of(totals)),
         metrics=totals,
-        limits=limits,
         increase_nats=increase + analysed.activation_increase_nats,
         loss=loss,
         decision=InnerDecision(

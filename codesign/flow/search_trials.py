@@ -149,7 +149,7 @@ class TrialEvaluator:
         new = [
             (plan, decision)
             for decision in decided
-            if (plan := plan_of(name, analysed.facts, decision.allocation)).digest not in reached.plans
+            if (plan := plan_of(name, self._place, analysed.facts, decision.allocation)).digest not in reached.plans
         ]
         values = [(offset + d.allocation.loss_increase_nats, *metrics_of(d.allocation.metrics)) for _, d in new]
         if not new:

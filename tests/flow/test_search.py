@@ -238,11 +238,22 @@ def test_places_are_chosen_on_targets_with_several_devices(tiny_search: Path, ta
     (result,) = report.targets
     assert result.front
     for point in result.points:
-        assert all(layer.place for layer in point.layers) or point.places == ("",)
+        assert all(layer.place for layer in point.layers)
     (built,) = result.built
     assert built.finalist is not None
     assert built.finalist.latency.provenance == "simulated"
     assert built.finalist.latency.median_s == pytest.approx(built.predicted.latency_s)
+
+
+def test_a_placed_plan_has_its_own_cost_at_home(tiny_search: Path) -> None:
+    settings = ["search.trials=4", "search.finalists=0", "quantization.weight_bits=[8]"]
+    report = _search(tiny_search, *settings, targets=("cpu+npu", "squeezelerator-8x8"))
+    home, abroad = report.comparison[0].on
+    chosen = report.targets[0].point(report.comparison[0].identity)
+    assert home.latency_s == chosen.predicted.latency_s
+    assert all(layer.place for layer in chosen.layers)
+    assert abroad.latency_s is None
+    assert "another target" in (abroad.failure or "")
 
 
 def test_a_measured_target_corrects_its_cost_model(tiny_search: Path) -> None:
@@ -255,6 +266,9 @@ def test_a_measured_target_corrects_its_cost_model(tiny_search: Path) -> None:
     assert target.cost_provenance == "calibrated"
     assert len(target.trials) == 8
     assert all(p.finalist is not None and p.finalist.latency.provenance == "measured" for p in target.built)
+    for point in target.front:
+        for price in point.shadow_prices:  # budgets follow corrected prices, so that none is beyond reach
+            assert price.limit == pytest.approx(getattr(point.predicted, price.metric))
     again = _search(tiny_search, "search.trials=8", targets=("host-cpu",))
     assert _front(again) == _front(report)
 
