@@ -78,6 +78,7 @@ def search_to_json(search: JointSearch) -> dict[str, object]:
 
 def _add_provenance(point: dict[str, Any], by_model: str) -> None:
     point["provenance"] = {"loss": "measured"}
+    point["decision"]["provenance"] = {"bound_nats": "estimated", "seconds": "measured"}
     point["predicted"]["provenance"] = {
         "latency_s": by_model,
         "energy_j": by_model,

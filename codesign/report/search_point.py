@@ -93,7 +93,7 @@ class InnerDecision:
     Attributes:
         status: Of the solver, such as `optimal`.
         method: Such as `integer programme` or `elimination`.
-        bound_nats: No bits and places within the limits have a smaller sum of loss increases.
+        bound_nats: No bits and places within the limits have a smaller sum of loss increases, which are estimates.
         gap: Relative distance from that bound.
         seconds: That the decision took, measured.
     """

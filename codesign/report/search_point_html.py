@@ -45,7 +45,7 @@ def _panel(space: SearchSpace, target: TargetResult, point: SearchPoint, colours
         f"{bits_drawing(point.layers, colours)}{places_legend(point, colours)}"
         f"{table(['', 'predicted', 'found'], _numbers(target.cost_provenance, point))}"
         f'<p class="soft">Bits{" and places" if point.places != ("",) else ""} by {escape(decision.method)}: '
-        f"{escape(decision.status)}, loss increase at least {nats(decision.bound_nats)} nats {tag('exact')}, "
+        f"{escape(decision.status)}, loss increase at least {nats(decision.bound_nats)} nats {tag('estimated')}, "
         f"gap {decision.gap:.2g}, {seconds(decision.seconds)} {tag('measured')}.</p>"
         f"{_prices(point.shadow_prices)}"
     )

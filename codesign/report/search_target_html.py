@@ -144,7 +144,7 @@ def _budgets(search: JointSearch, target: TargetResult) -> str:
             seconds(decision.seconds),
         ])
     head = ["budget", "chosen", "bits and places by", f"loss increase, nats {tag('estimated')}",
-            f"bound, nats {tag('exact')}", "gap", f"time {tag('measured')}"]  # fmt: skip
+            f"bound, nats {tag('estimated')}", "gap", f"time {tag('measured')}"]  # fmt: skip
     return table(head, rows) + _shadow_prices(target)
 
 
