@@ -58,6 +58,53 @@ runs_per_sample = 1
 """
 
 
+SEARCH = """
+name = "tiny"
+targets = ["squeezelerator-8x8"]
+
+[space]
+kind = "squeezenext"
+depths = [[1], [1, 2]]
+widths = [[8], [8, 16]]
+groups = [1, 2]
+stem_channels = 8
+tail_channels = 8
+resolutions = [8]
+image_channels = 1
+classes = 3
+
+[elastic]
+epochs = 2
+batch_size = 16
+random_variants = 1
+threads = 1
+weight_bits = [4, 8]
+
+[data]
+train = "train.npz"
+test = "test.npz"
+calibration_samples = 24
+search_samples = 36
+
+[quantization]
+weight_bits = [4, 8]
+hessian_samples = 0
+sensitivity_samples = 16
+
+[search]
+trials = 9
+points = 3
+finalists = 2
+refinements = 4
+
+[measure]
+compilers = ["onnxruntime"]
+warm_up = 1
+repeats = 3
+runs_per_sample = 1
+"""
+
+
 @pytest.fixture(scope="session")
 def _material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
@@ -141,3 +188,34 @@ def _without_timings(value: object) -> object:
 def report_without_timings() -> Callable[[Path], object]:
     """Reads the report in a run's folder, less what differs from run to run."""
     return lambda run: _without_timings(json.loads((run / "report.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def trained_search(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, run file, and a finished search in `out`."""
+    folder = tmp_path_factory.mktemp("search")
+    generator = np.random.default_rng(0)
+    labels = np.arange(240) % 3
+    prototypes = generator.normal(size=(3, 8, 8, 1))
+    images = (prototypes[labels] + 2.0 * generator.normal(size=(240, 8, 8, 1))).astype(np.float32)
+    np.savez(folder / "train.npz", images=images[:180], labels=labels[:180])
+    np.savez(folder / "test.npz", images=images[180:], labels=labels[180:])
+    (folder / "search.toml").write_text(SEARCH)
+    from codesign.flow.search import search
+    from codesign.progress import Silent
+    from codesign.search_file import load_search_file
+
+    search(load_search_file(folder / "search.toml"), folder, folder / "out", Silent())
+    return folder
+
+
+@pytest.fixture
+def tiny_search(trained_search: Path, tmp_path: Path) -> Path:
+    """A folder with `search.toml`, its data, and `trained`: shared weights and nothing else."""
+    folder = tmp_path / "search"
+    folder.mkdir()
+    for name in ("search.toml", "train.npz", "test.npz"):
+        shutil.copy(trained_search / name, folder)
+    shutil.copytree(trained_search / "out" / "elastic", folder / "trained" / "elastic")
+    shutil.copytree(trained_search / "out" / "steps", folder / "trained" / "steps")
+    return folder

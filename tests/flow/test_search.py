@@ -1,107 +1,28 @@
 """A joint search in seconds: a SqueezeNext of two stages on 8x8 images of three classes."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from codesign.architecture.space import variants
-from codesign.errors import CodesignError, CompileError, InputError
-from codesign.flow import search_finalists, search_trials
-from codesign.flow.build import apply_and_compile
 from codesign.flow.search import search
-from codesign.flow.search_context import SearchContext, open_search
+from codesign.flow.search_context import open_search
 from codesign.flow.search_loop import Workers
-from codesign.flow.search_points import Reached
 from codesign.flow.search_pricing import lower_bounds, metrics_of, problem_of
-from codesign.flow.search_trials import TrialEvaluator, decisions
+from codesign.flow.search_trials import decisions
 from codesign.flow.variant_analysis import VariantAnalyst
 from codesign.progress import Silent
 from codesign.report.search_contents import JointSearch
 from codesign.report.search_json import read_search_json
-from codesign.search.joint_study import Candidate
 from codesign.search.pareto import non_dominated
 from codesign.search_file import load_search_file
 
-SEARCH = """
-name = "tiny"
-targets = ["squeezelerator-8x8"]
-
-[space]
-kind = "squeezenext"
-depths = [[1], [1, 2]]
-widths = [[8], [8, 16]]
-groups = [1, 2]
-stem_channels = 8
-tail_channels = 8
-resolutions = [8]
-image_channels = 1
-classes = 3
-
-[elastic]
-epochs = 2
-batch_size = 16
-random_variants = 1
-threads = 1
-weight_bits = [4, 8]
-
-[data]
-train = "train.npz"
-test = "test.npz"
-calibration_samples = 24
-search_samples = 36
-
-[quantization]
-weight_bits = [4, 8]
-hessian_samples = 0
-sensitivity_samples = 16
-
-[search]
-trials = 9
-points = 3
-finalists = 2
-refinements = 4
-
-[measure]
-compilers = ["onnxruntime"]
-warm_up = 1
-repeats = 3
-runs_per_sample = 1
-"""
 Call = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture(scope="session")
-def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data, run file, and a finished search in `out`."""
-    folder = tmp_path_factory.mktemp("search")
-    generator = np.random.default_rng(0)
-    labels = np.arange(240) % 3
-    prototypes = generator.normal(size=(3, 8, 8, 1))
-    images = (prototypes[labels] + 2.0 * generator.normal(size=(240, 8, 8, 1))).astype(np.float32)
-    np.savez(folder / "train.npz", images=images[:180], labels=labels[:180])
-    np.savez(folder / "test.npz", images=images[180:], labels=labels[180:])
-    (folder / "search.toml").write_text(SEARCH)
-    search(load_search_file(folder / "search.toml"), folder, folder / "out", Silent())
-    return folder
-
-
-@pytest.fixture
-def tiny_search(_trained: Path, tmp_path: Path) -> Path:
-    """A folder with `search.toml`, its data, and `trained`: shared weights and nothing else."""
-    folder = tmp_path / "search"
-    folder.mkdir()
-    for name in ("search.toml", "train.npz", "test.npz"):
-        shutil.copy(_trained / name, folder)
-    shutil.copytree(_trained / "out" / "elastic", folder / "trained" / "elastic")
-    shutil.copytree(_trained / "out" / "steps", folder / "trained" / "steps")
-    return folder
 
 
 def _search(folder: Path, *settings: str, out: str = "trained", targets: tuple[str, ...] = ()) -> JointSearch:
@@ -112,8 +33,8 @@ def _front(report: JointSearch) -> list[tuple[object, ...]]:
     return [(p.identity, p.loss, p.predicted, p.layers) for p in report.targets[0].front]
 
 
-def test_the_whole_flow(_trained: Path) -> None:
-    report = read_search_json(_trained / "out" / "report.json")
+def test_the_whole_flow(trained_search: Path) -> None:
+    report = read_search_json(trained_search / "out" / "report.json")
     (target,) = report.targets
     assert report.space.variants == 8
     assert len(target.trials) == 9
@@ -141,15 +62,15 @@ def test_the_whole_flow(_trained: Path) -> None:
         assert point.finalist.latency.provenance == "simulated"
         assert point.finalist.latency.median_s == pytest.approx(point.predicted.latency_s)
         assert 0 <= point.finalist.accuracy["test"].quantised.value <= 1
-        assert (_trained / "out" / point.finalist.artifact).exists()
-    assert "<svg" in (_trained / "out" / "report.html").read_text(encoding="utf-8")
+        assert (trained_search / "out" / point.finalist.artifact).exists()
+    assert "<svg" in (trained_search / "out" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("target", ["squeezelerator-8x8", "cpu+npu", "host-2proc"])
-def test_lower_bounds_are_below_every_decision(_trained: Path, target: str) -> None:
+def test_lower_bounds_are_below_every_decision(trained_search: Path, target: str) -> None:
     settings = ["quantization.weight_bits=[4, 8]"]
-    file = load_search_file(_trained / "search.toml", settings, [target])
-    context = open_search(file, _trained, _trained / "out", None, Silent())
+    file = load_search_file(trained_search / "search.toml", settings, [target])
+    context = open_search(file, trained_search, trained_search / "out", None, Silent())
     analyst = VariantAnalyst(context, context.shared_weights)
     place = context.targets[0]
     for variant in variants(context.space):
@@ -161,8 +82,10 @@ def test_lower_bounds_are_below_every_decision(_trained: Path, target: str) -> N
             assert all(least <= total * (1 + 1e-12) for least, total in zip(bound, totals, strict=True))
 
 
-def test_data_for_training_and_for_searching_share_nothing(_trained: Path) -> None:
-    context = open_search(load_search_file(_trained / "search.toml"), _trained, _trained / "out", None, Silent())
+def test_data_for_training_and_for_searching_share_nothing(trained_search: Path) -> None:
+    context = open_search(
+        load_search_file(trained_search / "search.toml"), trained_search, trained_search / "out", None, Silent()
+    )
     searched = {image.tobytes() for image in context.data.splits.search.images}
     trained = {image.tobytes() for image in context.data.training_without_search.images}
     tested = {image.tobytes() for image in context.data.splits.test.images}
@@ -172,17 +95,17 @@ def test_data_for_training_and_for_searching_share_nothing(_trained: Path) -> No
     assert not tested & (searched | trained)
 
 
-def test_repeating_does_nothing_again_and_a_new_folder_finds_the_same(_trained: Path, tiny_search: Path) -> None:
-    before = read_search_json(_trained / "out" / "report.json")
-    stamps = {path: path.stat().st_mtime_ns for path in (_trained / "out" / "variants").rglob("*.onnx")}
-    again = _search(_trained, out="out")
+def test_repeating_does_nothing_again_and_a_new_folder_finds_the_same(trained_search: Path, tiny_search: Path) -> None:
+    before = read_search_json(trained_search / "out" / "report.json")
+    stamps = {path: path.stat().st_mtime_ns for path in (trained_search / "out" / "variants").rglob("*.onnx")}
+    again = _search(trained_search, out="out")
     assert _front(again) == _front(before)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert _front(_search(tiny_search)) == _front(before)
 
 
-def test_killed_at_any_point_the_same_command_finds_the_same_front(_trained: Path, tiny_search: Path) -> None:
-    expected = _front(read_search_json(_trained / "out" / "report.json"))
+def test_killed_at_any_point_the_same_command_finds_the_same_front(trained_search: Path, tiny_search: Path) -> None:
+    expected = _front(read_search_json(trained_search / "out" / "report.json"))
     interrupting = """
 import os, sys
 count = int(sys.argv.pop(1))
@@ -206,7 +129,7 @@ main()
     assert _front(_search(tiny_search)) == expected
 
 
-def test_workers_share_the_trials(_trained: Path, tiny_search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_share_the_trials(trained_search: Path, tiny_search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tiny_search)
     file = load_search_file(Path("search.toml"), ["search.finalists=0"])
     command = ("search", "search.toml", "--out", "trained", "--set", "search.finalists=0")
@@ -282,7 +205,7 @@ def test_resolution_may_be_an_axis(tiny_search: Path) -> None:
     assert all(p.finalist is not None and p.finalist.finetuned for p in target.built)
 
 
-def test_finalists_may_be_trained_further(tiny_search: Path) -> None:
+def test_finalists_may_betrained_search_further(tiny_search: Path) -> None:
     report = _search(tiny_search, "search.trials=3", "search.finalists=1", "search.finetune_epochs=1")
     (point,) = report.targets[0].built
     assert point.finalist is not None
@@ -315,41 +238,6 @@ def test_command(tiny_search: Path, codesign: Call, monkeypatch: pytest.MonkeyPa
     assert "the search is for squeezelerator-8x8" in printed
 
 
-def test_run_files_of_the_other_command_are_told_apart(tiny_search: Path, codesign: Call) -> None:
-    code, printed = codesign("run", tiny_search / "search.toml")
-    assert code != 0
-    assert "run it with `codesign search`" in printed
-    (tiny_search / "run.toml").write_text('name = "x"\n[model]\nsource = "a:b"\n')
-    code, printed = codesign("search", tiny_search / "run.toml")
-    assert code != 0
-    assert "run it with `codesign run`" in printed
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (["space.depths=[]"], "the space is empty"),
-        (["space.widths=[[6],[8]]"], "multiple of"),
-        (["space.classes=2"], "labels"),
-        (["space.image_channels=3"], "channel"),
-        (["search.trials=0"], "search.trials"),
-        (["targets=[]"], "targets"),
-        (['targets=["squeezelerator-8x8", "squeezelerator-8x8"]'], "twice"),
-        (['targets=["edge-tpu"]', "quantization.weight_bits=[4]"], "has rates for"),
-        (["search.finalist=3"], "finalist"),
-    ],
-)
-def test_bad_run_files(tiny_search: Path, settings: list[str], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        search(load_search_file(tiny_search / "search.toml", settings), tiny_search, tiny_search / "trained", Silent())
-
-
-def test_a_limit_that_every_member_breaks_names_what_can_be_reached(tiny_search: Path) -> None:
-    with pytest.raises(CodesignError, match=r"broke a limit(.|\n)*weight_bytes(.|\n)*least possible") as caught:
-        _search(tiny_search, "search.limits.weight_bytes=10", "search.trials=4")
-    assert "none of 4 trials" in str(caught.value)
-
-
 def test_what_changes_results_begins_a_study_of_its_own(tiny_search: Path) -> None:
     narrow = _search(tiny_search, "search.trials=3", "search.finalists=0", "quantization.weight_bits=[4]")
     wide = _search(tiny_search, "search.trials=3", "search.finalists=0", "quantization.weight_bits=[8]")
@@ -358,8 +246,8 @@ def test_what_changes_results_begins_a_study_of_its_own(tiny_search: Path) -> No
     assert {layer.weight_bits for p in wide.targets[0].points for layer in p.layers} == {8}
 
 
-def test_a_limit_is_kept(tiny_search: Path, _trained: Path) -> None:
-    free = read_search_json(_trained / "out" / "report.json").targets[0]
+def test_a_limit_is_kept(tiny_search: Path, trained_search: Path) -> None:
+    free = read_search_json(trained_search / "out" / "report.json").targets[0]
     limit = sorted(p.predicted.weight_bytes for p in free.points)[len(free.points) // 2]
     report = _search(tiny_search, f"search.limits.weight_bytes={limit}", "search.finalists=1")
     (target,) = report.targets
@@ -367,82 +255,9 @@ def test_a_limit_is_kept(tiny_search: Path, _trained: Path) -> None:
     assert target.budgets[0].limits == {"weight_bytes": limit}
 
 
-def test_a_variant_that_gives_nan_is_one_failed_candidate(tiny_search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-    from torch import nn
-
-    from codesign.architecture.space import Variant
-    from codesign.flow import elastic
-
-    usual = elastic.calibrated_network
-
-    def broken(context: SearchContext, supernet: nn.Module, variant: Variant) -> nn.Module:
-        network = usual(context, supernet, variant)  # type: ignore[arg-type]  # any supernet
-        if variant.values["groups"] == 2:
-            with torch.no_grad():
-                next(network.parameters()).fill_(1e38)
-        return network
-
-    monkeypatch.setattr(elastic, "calibrated_network", broken)
-    report = _search(tiny_search, "search.finalists=0")
-    (target,) = report.targets
-    assert {p.variant.choices["groups"] for p in target.points} == {1}
-    assert sum(reason.count for reason in target.failed) >= 1
-    assert len(target.trials) == 9
-
-
-def test_a_finalist_that_does_not_compile_is_one_failure(tiny_search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failed: list[object] = []
-
-    def compile_all_but_one(*arguments: object) -> object:
-        if not failed:
-            failed.append(arguments)
-            raise CompileError("no code for this")
-        return apply_and_compile(*arguments)  # type: ignore[arg-type]  # handed on
-
-    monkeypatch.setattr(search_finalists, "apply_and_compile", compile_all_but_one)
-    report = _search(tiny_search)
-    (target,) = report.targets
-    assert len(target.built) == 1
-    assert [p.failure for p in target.points if p.failure] == ["no code for this"]
-
-
-def test_a_trial_that_fails_is_told_and_the_search_goes_on(tiny_search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = TrialEvaluator._evaluate
-
-    def evaluate(self: TrialEvaluator, candidate: Candidate, reached: Reached) -> object:
-        if candidate.number in {1, 4}:
-            raise CodesignError("out of luck")
-        return usual(self, candidate, reached)
-
-    monkeypatch.setattr(search_trials.TrialEvaluator, "_evaluate", evaluate)
-    notes: list[str] = []
-    file = load_search_file(tiny_search / "search.toml", ["search.finalists=0"])
-    report = search(file, tiny_search, tiny_search / "trained", Silent(notes.append))
-    assert [(r.reason, r.count) for r in report.targets[0].failed] == [("out of luck", 2)]
-    assert sum("out of luck" in note for note in notes) == 2
-
-
-def test_json_holds_where_every_number_comes_from(_trained: Path) -> None:
-    text = (_trained / "out" / "report.json").read_text(encoding="utf-8")
+def test_json_holds_where_every_number_comes_from(trained_search: Path) -> None:
+    text = (trained_search / "out" / "report.json").read_text(encoding="utf-8")
     value: Mapping[str, object] = json.loads(text)
     assert value["seed"] == 0
     assert "simulated" in text
     assert "NaN" not in text
-
-
-def test_interrupted_the_report_holds_what_was_found(tiny_search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = TrialEvaluator.evaluate
-
-    def evaluate(self: TrialEvaluator, candidate: Candidate, reached: Reached) -> object:
-        if candidate.number == 5:
-            raise KeyboardInterrupt
-        return usual(self, candidate, reached)
-
-    monkeypatch.setattr(TrialEvaluator, "evaluate", evaluate)
-    with pytest.raises(KeyboardInterrupt):
-        _search(tiny_search)
-    report = read_search_json(tiny_search / "trained" / "report.json")
-    assert len(report.targets[0].trials) == 5
-    assert report.targets[0].front
-    assert not report.targets[0].built
