@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from codesign.errors import InputError, closest
 from codesign.quantization.scheme import Widths
-from codesign.search.problem import PEAK_METRICS, total
+from codesign.search.problem import PEAK_METRICS, refuse_senseless_limits, total
 
 SMALL_TABLE = 20_000
 """Combinations of options up to which a load of few nodes is tabulated."""
@@ -265,15 +265,8 @@ class JointProblem:
 
         Args:
             limits: Largest allowed total by metric.
-
-        Raises:
-            InputError: A metric is unknown, or a limit is NaN or negative.
         """
-        for metric, limit in limits.items():
-            if metric not in self.metrics:
-                raise InputError(f"limit on {metric!r}: no such metric{closest(metric, self.metrics)}")
-            if math.isnan(limit) or limit < 0:
-                raise InputError(f"limit on {metric!r}: got {limit}, allowed are numbers from 0 up; correct it")
+        refuse_senseless_limits(limits, self.metrics)
 
     def _check_options(self) -> None:
         for name, offered in zip(self.names, self.options, strict=True):

@@ -215,15 +215,25 @@ class AllocationProblem:
 
         Args:
             limits: Largest allowed total by metric.
-
-        Raises:
-            InputError: A metric is unknown, or a limit is NaN or negative.
         """
-        for metric, limit in limits.items():
-            if metric not in self.metrics:
-                raise InputError(f"limit on {metric!r}: no such metric{closest(metric, self.metrics)}")
-            if math.isnan(limit) or limit < 0:
-                raise InputError(f"limit on {metric!r}: got {limit}, allowed are numbers from 0 up; correct it")
+        refuse_senseless_limits(limits, self.metrics)
+
+
+def refuse_senseless_limits(limits: Mapping[str, float], metrics: Sequence[str]) -> None:
+    """Refuses limits that make no sense for a problem.
+
+    Args:
+        limits: Largest allowed total by metric.
+        metrics: Those of the problem.
+
+    Raises:
+        InputError: A metric is unknown, or a limit is NaN or negative.
+    """
+    for metric, limit in limits.items():
+        if metric not in metrics:
+            raise InputError(f"limit on {metric!r}: no such metric{closest(metric, metrics)}")
+        if math.isnan(limit) or limit < 0:
+            raise InputError(f"limit on {metric!r}: got {limit}, allowed are numbers from 0 up; correct it")
 
 
 def total(metric: str, values: Sequence[float]) -> float:
