@@ -82,11 +82,21 @@ class RpcProcess:
                 os.killpg(self._process.pid, number)
 
     def kill(self) -> None:
-        """Ends it as a power failure would."""
+        """Ends it as a power failure would, and returns when nobody listens any more.
+
+        Raises:
+            DeviceError: Its port is not released in time.
+        """
         self.signal(signal.SIGKILL)
-        if self._process is not None:
-            self._process.wait()
+        if self._process is None:
+            return
+        self._process.wait()
         self._process = None
+        deadline = time.monotonic() + _START_S
+        while self.port in _listening_ports():  # the process that listens may be one that it started, and end later
+            if time.monotonic() > deadline:
+                raise DeviceError(f"{self.address}: is not released after {_START_S:.0f} s")
+            time.sleep(0.01)
 
 
 class TrackerProcess(RpcProcess):
