@@ -1,6 +1,7 @@
 """From operations to a Relax module: layouts, kernels shared by shape, weights as stored in the artefact."""
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import tvm
@@ -186,17 +187,17 @@ def _addition(builder: ValueStore, operation: Addition) -> None:
     else:
         values.append(builder.plain(operation.b))
     shape = _shape_of(values[0])
-    values[1] = builder.reshape(values[1], shape)
+    size = prod(shape)
     factors = addition_factors(a, b, y)
     low, high = (bound + y.zero_point for bound in y.bounds(operation.clamp))
     value = builder.call(
-        ("add_quantized", shape),
-        lambda: elementwise.add_quantized(shape),
-        [*values, _reals(*factors, np.rint(low), np.rint(high))],
-        shape,
+        ("add_quantized", size),
+        lambda: elementwise.add_quantized(size),
+        [*(builder.reshape(value, (size,)) for value in values), _reals(*factors, np.rint(low), np.rint(high))],
+        (size,),
         "uint8",
     )
-    builder.put(operation.output, layout, value, stored.channels)
+    builder.put(operation.output, layout, builder.reshape(value, shape), stored.channels)
 
 
 def _concatenation(builder: ValueStore, operation: Concatenation) -> None:
@@ -237,6 +238,7 @@ def _crop(builder: ValueStore, operation: Crop) -> None:
 def _conversion(builder: ValueStore, operation: Conversion) -> None:
     layout, stored = builder.any_layout(operation.x)
     shape = _shape_of(stored.value)
+    size = prod(shape)
     source, target = operation.x.quantization, operation.output.quantization
     if source is None:
         assert target is not None
@@ -253,8 +255,9 @@ def _conversion(builder: ValueStore, operation: Conversion) -> None:
             _integers(source.zero_point, target.zero_point),
             _reals(source.scale, target.scale, *bounds),
         ]
-    value = builder.call((name, shape), lambda: make(shape), [stored.value, *constants], shape, operation.output.dtype)
-    builder.put(operation.output, layout, value, stored.channels)
+    row = builder.reshape(stored.value, (size,))
+    value = builder.call((name, size), lambda: make(size), [row, *constants], (size,), operation.output.dtype)
+    builder.put(operation.output, layout, builder.reshape(value, shape), stored.channels)
 
 
 def _shape_of(value: relax.Expr) -> tuple[int, ...]:

@@ -3,12 +3,18 @@
 An image `[1, C, H, W]` is stored by pixel as `[1, H, W, C']` with C' >= C; channels beyond C hold any finite value.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import tvm
 from tvm import te, tirx
 from tvm.s_tir import Schedule
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as build
 
 from codesign.backend.kernels.packing import LANES
+from codesign.backend.kernels.vectors import LINE_BYTES, spans
 
 
 @dataclass(frozen=True)
@@ -42,18 +48,88 @@ def move_window(
     Returns:
         The scheduled function.
     """
-    x = te.placeholder((1, *source), dtype, "x")
-    fill = te.placeholder((1,), dtype, "fill")
+    with IRBuilder() as builder, build.prim_func(s_tir=True):
+        build.func_name("main")
+        build.func_attr({"tirx.noalias": True})
+        x = build.arg("x", build.buffer((1, *source), dtype))
+        fill = build.arg("fill", build.buffer((1,), dtype))
+        out = build.arg("out", build.buffer((1, *target), dtype))
+        move = _Move(window, target, LINE_BYTES * 8 // tvm.DataType(dtype).bits, x, fill, out)
+        with build.sblock("root"):
+            build.reads([])
+            build.writes([])
+            with build.serial(0, target[0]) as row:
+                move.where(move.inside(0, row), lambda: move.row(row), lambda: move.blank_row(row))
+    return builder.get()
 
-    def value(n: tirx.Expr, h: tirx.Expr, w: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
-        inside, index = [], []
-        for position, axis in ((h, 0), (w, 1), (c, 2)):
-            offset = position - window.before[axis]
-            inside += [offset >= 0, offset < window.size[axis]]
-            index.append(offset * window.step[axis] + window.start[axis])
-        return te.if_then_else(te.all(*inside), x[(n, *index)], fill[0])
 
-    return _plain([x, fill, te.compute((1, *target), value, "out")])
+@dataclass(frozen=True)
+class _Move:
+    """Parts of the kernel above.
+
+    Attributes:
+        window: What is read and where it goes.
+        target: H2, W2, C2' of the output.
+        lanes: Elements of the widest vector.
+        x: Input.
+        fill: Value of the padding.
+        out: Output.
+    """
+
+    window: Window
+    target: tuple[int, int, int]
+    lanes: int
+    x: Any
+    fill: Any
+    out: Any
+
+    def inside(self, axis: int, position: Any) -> list[tirx.Expr]:
+        """What must hold for a position to be read; nothing for axes without padding."""
+        before, size = self.window.before[axis], self.window.size[axis]
+        low = [position >= before] if before else []
+        return low + ([position < before + size] if before + size < self.target[axis] else [])
+
+    def where(self, conditions: list[tirx.Expr], then: Callable[[], None], otherwise: Callable[[], None]) -> None:
+        """Does one or the other."""
+        if not conditions:
+            then()
+            return
+        with build.If(te.all(*conditions)):
+            with build.Then():
+                then()
+            with build.Else():
+                otherwise()
+
+    def row(self, row: Any) -> None:
+        """Writes a row that is read."""
+        with build.serial(0, self.target[1]) as column:
+            inside = self.inside(1, column)
+            self.where(inside, lambda: self._pixel(row, column), lambda: self._fill(row, column, 0, self.target[2]))
+
+    def blank_row(self, row: Any) -> None:
+        """Writes a row of padding."""
+        with build.serial(0, self.target[1]) as column:
+            self._fill(row, column, 0, self.target[2])
+
+    def _pixel(self, row: Any, column: Any) -> None:
+        window, first, size = self.window, self.window.before[2], self.window.size[2]
+        place = [
+            (position - window.before[axis]) * window.step[axis] + window.start[axis]
+            for axis, position in enumerate((row, column))
+        ]
+        self._fill(row, column, 0, first)
+        for span in spans(size, self.lanes if window.step[2] == 1 else 1):
+            with build.serial(0, span.count) as number, build.vectorized(0, span.lanes) as lane:
+                channel = span.first + number * span.lanes + lane
+                value = self.x[0, place[0], place[1], channel * window.step[2] + window.start[2]]
+                build.buffer_store(self.out, value, [0, row, column, first + channel])
+        self._fill(row, column, first + size, self.target[2] - first - size)
+
+    def _fill(self, row: Any, column: Any, first: int, size: int) -> None:
+        for span in spans(size, self.lanes):
+            with build.serial(0, span.count) as number, build.vectorized(0, span.lanes) as lane:
+                channel = first + span.first + number * span.lanes + lane
+                build.buffer_store(self.out, self.fill[0], [0, row, column, channel])
 
 
 def to_pixels(channels: int, height: int, width: int, stored: int, dtype: str) -> tirx.PrimFunc:

@@ -1,0 +1,41 @@
+"""How vectors cover a number of elements that is no multiple of theirs."""
+
+from dataclasses import dataclass
+
+LINE_BYTES = 64
+"""The widest vector."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Vectors of one width, one after the other.
+
+    Attributes:
+        first: First element.
+        count: Number of vectors.
+        lanes: Elements of each.
+    """
+
+    first: int
+    count: int
+    lanes: int
+
+
+def spans(size: int, widest: int = LINE_BYTES) -> list[Span]:
+    """Covers elements by the widest vectors first, then by one of each smaller width where it is needed.
+
+    Args:
+        size: Number of elements.
+        widest: Elements of the widest vector, a power of two.
+
+    Returns:
+        Few spans that together hold each element once.
+    """
+    found, first, lanes = [], 0, widest
+    while lanes:
+        count = (size - first) // lanes
+        if count:
+            found.append(Span(first, count, lanes))
+            first += count * lanes
+        lanes //= 2
+    return found
