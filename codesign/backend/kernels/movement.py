@@ -16,6 +16,11 @@ from tvm.tirx.script.builder import ir as build
 from codesign.backend.kernels.packing import LANES
 from codesign.backend.kernels.vectors import LINE_BYTES, spans
 
+Expression = Any
+"""A TIR expression."""
+Buffer = Any
+"""A TIR buffer."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -79,11 +84,11 @@ class _Move:
     window: Window
     target: tuple[int, int, int]
     lanes: int
-    x: Any
-    fill: Any
-    out: Any
+    x: Buffer
+    fill: Buffer
+    out: Buffer
 
-    def inside(self, axis: int, position: Any) -> list[tirx.Expr]:
+    def inside(self, axis: int, position: Expression) -> list[tirx.Expr]:
         """What must hold for a position to be read; nothing for axes without padding."""
         before, size = self.window.before[axis], self.window.size[axis]
         low = [position >= before] if before else []
@@ -100,18 +105,18 @@ class _Move:
             with build.Else():
                 otherwise()
 
-    def row(self, row: Any) -> None:
+    def row(self, row: Expression) -> None:
         """Writes a row that is read."""
         with build.serial(0, self.target[1]) as column:
             inside = self.inside(1, column)
             self.where(inside, lambda: self._pixel(row, column), lambda: self._fill(row, column, 0, self.target[2]))
 
-    def blank_row(self, row: Any) -> None:
+    def blank_row(self, row: Expression) -> None:
         """Writes a row of padding."""
         with build.serial(0, self.target[1]) as column:
             self._fill(row, column, 0, self.target[2])
 
-    def _pixel(self, row: Any, column: Any) -> None:
+    def _pixel(self, row: Expression, column: Expression) -> None:
         window, first, size = self.window, self.window.before[2], self.window.size[2]
         place = [
             (position - window.before[axis]) * window.step[axis] + window.start[axis]
@@ -125,7 +130,7 @@ class _Move:
                 build.buffer_store(self.out, value, [0, row, column, first + channel])
         self._fill(row, column, first + size, self.target[2] - first - size)
 
-    def _fill(self, row: Any, column: Any, first: int, size: int) -> None:
+    def _fill(self, row: Expression, column: Expression, first: int, size: int) -> None:
         for span in spans(size, self.lanes):
             with build.serial(0, span.count) as number, build.vectorized(0, span.lanes) as lane:
                 channel = first + span.first + number * span.lanes + lane

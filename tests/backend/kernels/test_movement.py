@@ -51,9 +51,7 @@ def test_slice_with_padding_equals_numpy(
 @given(st.integers(0, 500), st.sampled_from([1, 16, 64]))
 def test_spans_hold_each_element_once(size: int, widest: int) -> None:
     held = [
-        element
-        for span in spans(size, widest)
-        for element in range(span.first, span.first + span.count * span.lanes)
+        element for span in spans(size, widest) for element in range(span.first, span.first + span.count * span.lanes)
     ]
     assert held == list(range(size))
     assert all(span.lanes <= widest for span in spans(size, widest))
