@@ -16,6 +16,7 @@ from codesign.backend.kernels.amx_tiles import (
     sum_blocks,
     worth_threads,
 )
+from codesign.backend.kernels.depthwise import depthwise_applies, depthwise_weights, float_depthwise
 from codesign.backend.kernels.epilogue import FloatEpilogue, IntegerEpilogue
 from codesign.backend.kernels.float_convolution import float_convolution
 from codesign.backend.kernels.geometry import ConvolutionShape
@@ -77,11 +78,7 @@ def layer_kernel(
     vector = _is_vector(shape)
     size = (shape.in_channels, shape.out_channels)
     if layer.weight.scale is None:
-        residual = layer.residual
-        real = FloatEpilogue(layer.clamp) if residual is None else FloatEpilogue(layer.clamp, True, residual.clamp)
-        if vector:
-            return ("dense_f32", *size, real), lambda: float_matrix_vector(*size, real, isa, threads)
-        return ("conv_f32", shape, real), lambda: float_convolution(shape, real, isa, threads)
+        return _float_kernel(layer, shape, isa, threads)
     epilogue, bits = _integer_epilogue(layer), layer.weight.bits
     if vector:
         key = (f"dense_i{bits}", *size, epilogue)
@@ -93,6 +90,18 @@ def layer_kernel(
         used = threads if worth_threads(shape) else 1
         return name, lambda: amx_convolution(shape, bits, epilogue, used, asks_for_amx)
     return (f"conv_i{bits}", shape, epilogue), lambda: integer_convolution(shape, bits, epilogue, isa, threads)
+
+
+def _float_kernel(
+    layer: Convolution, shape: ConvolutionShape, isa: InstructionSet, threads: int
+) -> tuple[tuple[object, ...], Callable[[], tirx.PrimFunc]]:
+    residual, size = layer.residual, (shape.in_channels, shape.out_channels)
+    real = FloatEpilogue(layer.clamp) if residual is None else FloatEpilogue(layer.clamp, True, residual.clamp)
+    if _is_vector(shape):
+        return ("dense_f32", *size, real), lambda: float_matrix_vector(*size, real, isa, threads)
+    if depthwise_applies(shape):
+        return ("depthwise_f32", shape, real), lambda: float_depthwise(shape, real, threads)
+    return ("conv_f32", shape, real), lambda: float_convolution(shape, real, isa, threads)
 
 
 def _integer_epilogue(layer: Convolution) -> IntegerEpilogue:
@@ -119,7 +128,7 @@ def layer_constants(layer: Convolution, shape: ConvolutionShape, isa: Instructio
         blocks = _with_input_channels(values, shape)
         bias = np.zeros(shape.out_channels, np.float32)
         bias[:channels] = 0 if layer.bias is None else layer.bias
-        weight = block_weights(blocks, 1)[..., 0]
+        weight = depthwise_weights(values) if depthwise_applies(shape) else block_weights(blocks, 1)[..., 0]
         return LayerConstants((weight, bias), (weight, bias))
     x = layer.x.quantization
     assert x is not None

@@ -12,11 +12,12 @@ A node that multiplies, with the loops of `kernel_tiles`:
     partials         vectors of outputs x parts                  sums over parts of the input, in products of a matrix
                                                                  and one row
     padding          vectors copied                              the input with its padding
+    padded_pixels    pixels copied                               telling padding from the image
     unpack_B         weights of B bits, whole vectors            turning them into 8 bits
     from_image       elements of a network's input               bringing its few channels into the kernels' order
     weights_l2       bytes of weights read again for every tile  where those of one tile exceed the first cache
     inputs_l2        bytes of the input read again for every block of channels, where it exceeds the first cache
-    beyond_l1        bytes of the working set where it exceeds the first cache
+    beyond_l1        bytes of the working set x the share of it that the first cache does not hold
     beyond_l2        the same for the second cache
     call             1
 
@@ -37,11 +38,10 @@ In a product of a matrix and one row with weights below 8 bits that are taken ap
     row_steps        groups of blocks x steps of the sum         inputs, spread to all lanes
     row_sum          inputs, whole vectors                       their sum, which is taken off at the end
 
-Pooling: `maxima`, `means` or `global_means`, vectors of outputs x taps, and `chain`, taps of global pooling, which add
-up one after the other; epilogues, padding, caches and call as above. Any other node
-that moves data: elements `read` and `written`, caches and call; `of_OP` are the elements written by one operator, which
-may cost more than another's and need not have been measured. A node merged into another's kernel only adds what
-it reads by itself (`merged_elements`).
+Pooling and depthwise layers in float32: see `pooling_terms` and `depthwise_terms`; caches as above. Any other node that
+moves data: elements `read` and `written`, caches and call; `of_OP` are the elements written by one operator, which may
+cost more than another's and need not have been measured. A node merged into another's kernel only adds what it reads by
+itself (`merged_elements`).
 """
 
 from collections import Counter
@@ -49,11 +49,13 @@ from collections.abc import Mapping
 from math import log
 
 from codesign.cost.amx_loops import AmxLoops
+from codesign.cost.depthwise_terms import depthwise_applies, depthwise_terms
 from codesign.cost.kernel_tiles import TiledLoops, tiled_loops
 from codesign.cost.operators import moved_elements
+from codesign.cost.pooling_terms import pooling_terms
 from codesign.hardware.calibration import Arithmetic, KernelClass, VectorUnit
 from codesign.hardware.profile import MemoryLevel
-from codesign.plan.facts import ConvGeometry, NodeFacts, packed_weight_bytes
+from codesign.plan.facts import NodeFacts, packed_weight_bytes
 from codesign.quantization.scheme import Widths
 
 HIDING_SUMS = 8
@@ -119,8 +121,13 @@ def terms_of(node: NodeFacts, bits: Widths, unit: VectorUnit, memories: tuple[Me
     """
     if node.geometry is None:
         if node.window is not None and node.fused_into is None:
-            return _pooling_terms(node, node.window, bits, unit, memories)
+            return {
+                **pooling_terms(node.op_type, node.window, bits),
+                **_beyond(node, bits, memories),
+            }
         return _moving_terms(node, bits, memories)
+    if arithmetic_of(bits) == "float32" and depthwise_applies(node.geometry):
+        return {**depthwise_terms(node.geometry), **_beyond(node, bits, memories)}
     loops = tiled_loops(node.geometry, arithmetic_of(bits) == "int8", unit)
     if loops.is_vector and is_packed(loops, bits, unit):
         return _packed_terms(node, loops, bits, memories)
@@ -167,12 +174,11 @@ def features_of(terms: Mapping[str, float], node: NodeFacts, bits: Widths, unit:
 def _multiplying_terms(
     node: NodeFacts, loops: TiledLoops, bits: Widths, memories: tuple[MemoryLevel, ...]
 ) -> Mapping[str, float]:
-    small, large = _capacities(memories)
+    small, _ = _capacities(memories)
     element = bits.activation / 8
     steps = float(loops.tiles * loops.steps)
     tile_weights = loops.tile_weights * element
     inputs = _stored(node)[0] * element
-    working_set = _bytes(node, bits)
     terms = {
         "call": 1.0,
         "steps": steps,
@@ -183,11 +189,12 @@ def _multiplying_terms(
         "tiles": float(loops.tiles),
         "epilogues": loops.outputs / loops.lanes,
         "partials": loops.outputs / loops.lanes * loops.columns if loops.is_vector else 0.0,
-        "padding": loops.padded / loops.copy_width,
+        "padding": loops.padded / min(loops.copy_width, LINE / element),
+        "padded_pixels": loops.padded / loops.in_channels,
         "weights_l2": loops.tiles * float(tile_weights) if tile_weights > small / 2 else 0.0,
         "inputs_l2": loops.passes * float(inputs) if inputs > small / 2 else 0.0,
         "from_image": float(node.input_elements) if loops.from_image else 0.0,
-        **_beyond(working_set, small, large),
+        **_beyond(node, bits, memories),
     }
     if bits.weight < 8:
         terms[f"unpack_{bits.weight}"] = float(loops.tile_weights * loops.passes)
@@ -214,7 +221,6 @@ def is_packed(loops: TiledLoops, bits: Widths, unit: VectorUnit) -> bool:
 def _packed_terms(
     node: NodeFacts, loops: TiledLoops, bits: Widths, memories: tuple[MemoryLevel, ...]
 ) -> Mapping[str, float]:
-    small, large = _capacities(memories)
     blocks = loops.outputs // loops.lanes
     together = next(count for count in range(PACKED_BLOCKS, 0, -1) if blocks % count == 0)
     inputs = loops.tile_weights / (loops.lanes * loops.blocks)
@@ -225,14 +231,14 @@ def _packed_terms(
         "tiles": blocks / together,
         "epilogues": float(blocks),
         "row_sum": inputs / COPIED_BYTES,
-        **_beyond(_bytes(node, bits), small, large),
+        **_beyond(node, bits, memories),
     }
 
 
 def _amx_terms(
     node: NodeFacts, loops: TiledLoops, amx: AmxLoops, bits: Widths, memories: tuple[MemoryLevel, ...]
 ) -> Mapping[str, float]:
-    small, large = _capacities(memories)
+    small, _ = _capacities(memories)
     steps = float(amx.groups * amx.steps)
     terms = {
         "call": 1.0,
@@ -245,7 +251,7 @@ def _amx_terms(
         "amx_padding": loops.padded / COPIED_BYTES,
         "from_image": float(node.input_elements) if loops.from_image else 0.0,
         "inputs_l2": amx.passes * float(node.input_elements) if node.input_elements > small / 2 else 0.0,
-        **_beyond(_bytes(node, bits), small, large),
+        **_beyond(node, bits, memories),
     }
     if bits.weight < 8:
         terms[f"unpack_{bits.weight}"] = float(amx.weights)
@@ -261,7 +267,7 @@ def _moving_terms(node: NodeFacts, bits: Widths, memories: tuple[MemoryLevel, ..
         "read": read,
         "written": written,
         f"{OPTIONAL}{node.op_type}": written,
-        **_beyond(_bytes(node, bits), *_capacities(memories)),
+        **_beyond(node, bits, memories),
     }
 
 
@@ -279,25 +285,18 @@ def _crowded_streams(loops: TiledLoops, node: NodeFacts, element: float, small: 
     return sum(max(0, count - int(small // PAGE)) for count in sets.values())
 
 
-def _pooling_terms(
-    node: NodeFacts, window: ConvGeometry, bits: Widths, unit: VectorUnit, memories: tuple[MemoryLevel, ...]
-) -> Mapping[str, float]:
-    loops = tiled_loops(window, False, unit)
-    vectors, taps = loops.outputs / loops.lanes, window.kernel[0] * window.kernel[1]
-    is_global = window.output_size == (1, 1)
-    kind = "maxima" if "Max" in node.op_type else "global_means" if is_global else "means"
-    return {
-        "call": 1.0,
-        kind: vectors * taps,
-        "chain": float(taps) if is_global else 0.0,
-        "epilogues": vectors,
-        "padding": loops.padded / loops.copy_width,
-        **_beyond(_bytes(node, bits), *_capacities(memories)),
-    }
+def _beyond(node: NodeFacts, bits: Widths, memories: tuple[MemoryLevel, ...]) -> Mapping[str, float]:
+    size, (small, large) = _bytes(node, bits), _capacities(memories)
+    return {"beyond_l1": size * _share_beyond(size, small), "beyond_l2": size * _share_beyond(size, large)}
 
 
-def _beyond(size: float, small: float, large: float) -> Mapping[str, float]:
-    return {"beyond_l1": size if size > small else 0.0, "beyond_l2": size if size > large else 0.0}
+def _share_beyond(size: float, capacity: float) -> float:
+    """Share of a working set that a cache does not hold.
+
+    Pages fall into its sets by chance, so that some are full when half of it is; and what is read in turns leaves a
+    full cache before it is read again.
+    """
+    return min(1.0, max(0.0, 2 * size / capacity - 1))
 
 
 def _bytes(node: NodeFacts, bits: Widths) -> float:

@@ -32,6 +32,7 @@ class TiledLoops:
         passes: How often the whole input is read: blocks of channels over those of a tile.
         padded: Elements of the input with its padding, 0 where nothing is padded.
         copy_width: Elements that the padding copies at once.
+        in_channels: Channels of the input as stored.
         outputs: Output elements as stored.
         is_vector: Whether it is a product of a matrix and one row.
         from_image: Whether the input is that of the network, with fewer channels than layers store.
@@ -47,6 +48,7 @@ class TiledLoops:
     passes: int
     padded: int
     copy_width: int
+    in_channels: int
     outputs: int
     is_vector: bool = False
     from_image: bool = False
@@ -116,6 +118,7 @@ def tiled_loops(geometry: ConvGeometry, integers: bool, unit: VectorUnit) -> Til
         passes=sizes.out_blocks // blocks,
         padded=padded,
         copy_width=next(v for v in (64, 32, 16, 8, 4, 2, 1) if stored_in % v == 0),
+        in_channels=stored_in,
         outputs=pixels * stored_out,
         from_image=stored_in % lanes != 0,
         amx=amx,
@@ -188,6 +191,7 @@ def _matrix_vector(inputs: int, outputs: int, inner: int, unit: VectorUnit) -> T
         out_blocks // blocks,
         0,
         1,
+        inputs,
         outputs,
         True,
     )

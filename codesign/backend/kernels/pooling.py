@@ -1,14 +1,26 @@
 """Maximum, average and global average pooling of images stored by pixel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from typing import Any
 
 from tvm import te, tirx
 from tvm.s_tir import Schedule
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as build
 
 from codesign.backend.kernels.epilogue import clamped, to_uint8
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.schedule import padded_input, vectorize_copy
+from codesign.backend.kernels.vectors import LINE_BYTES, spans
+from codesign.backend.kernels.window_parts import Part, window_parts
 
+Expression = Any
+"""A TIR expression."""
+Buffer = Any
+"""A TIR buffer."""
+MOST_TERMS = 600
+"""Elements that a kernel names one by one; windows with more are summed in loops over a padded copy."""
 MINIMUM_PARALLEL_READS = 300_000
 """Elements read below which a kernel is serial."""
 
@@ -24,6 +36,9 @@ def max_pool(shape: ConvolutionShape, dtype: str, threads: int) -> tirx.PrimFunc
     Returns:
         The scheduled function.
     """
+    parts = _parts(shape)
+    if parts is not None:
+        return _by_parts(shape, parts, dtype, False, threads, lambda taps, _, __: reduce(te.max, taps))
     x = te.placeholder((1, shape.height, shape.width, shape.in_channels), dtype, "x")
     lowest = tirx.const(0, dtype) if dtype == "uint8" else te.min_value(dtype)
     source = padded_input(x, shape, lowest)
@@ -47,6 +62,11 @@ def average_pool(shape: ConvolutionShape, count_padding: bool, dtype: str, threa
     Returns:
         The scheduled function.
     """
+    parts = _parts(shape)
+    if parts is not None:
+        mean = _float_mean if dtype == "float32" else _integer_mean
+        whole = shape.kernel[0] * shape.kernel[1] if count_padding else 0
+        return _by_parts(shape, parts, dtype, dtype != "float32", threads, partial(mean, whole))
     x = te.placeholder((1, shape.height, shape.width, shape.in_channels), dtype, "x")
     if dtype == "float32":
         total = _window(padded_input(x, shape, tirx.const(0.0, dtype)), shape, te.sum, "accumulated")
@@ -63,6 +83,79 @@ def average_pool(shape: ConvolutionShape, count_padding: bool, dtype: str, threa
         return to_uint8(clamped(value, factors[1], factors[2]), zeros[1])
 
     return _schedule([x, zeros, factors, te.compute(total.shape, finish, "out")], shape, threads)
+
+
+def _parts(shape: ConvolutionShape) -> tuple[list[Part], list[Part]] | None:
+    """Parts of the rows and of the columns; None where they would be too many, or a window sees padding alone."""
+    rows, columns = window_parts(shape, 0), window_parts(shape, 1)
+    terms = sum(len(part.taps) for part in rows) * sum(len(part.taps) for part in columns)
+    empty = any(not part.taps for part in (*rows, *columns))
+    return None if empty or terms > MOST_TERMS else (rows, columns)
+
+
+def _by_parts(
+    shape: ConvolutionShape,
+    parts: tuple[list[Part], list[Part]],
+    dtype: str,
+    quantized: bool,
+    threads: int,
+    value: Callable[[Sequence[Expression], Buffer, Buffer], Expression],
+) -> tirx.PrimFunc:
+    """A kernel that reads the image where it is, without a copy that holds the padding."""
+    channels, widest = shape.in_channels, LINE_BYTES if dtype == "uint8" else LINE_BYTES // 4
+    reads = shape.out_height * shape.out_width * channels * shape.kernel[0] * shape.kernel[1]
+    with IRBuilder() as builder, build.prim_func(s_tir=True):
+        build.func_name("main")
+        build.func_attr({"tirx.noalias": True})
+        x = build.arg("x", build.buffer((1, shape.height, shape.width, channels), dtype))
+        zeros = build.arg("zeros", build.buffer((2,), "int32")) if quantized else None
+        factors = build.arg("factors", build.buffer((3,), "float32")) if quantized else None
+        out = build.arg("out", build.buffer((1, shape.out_height, shape.out_width, channels), dtype))
+        with build.sblock("root"):
+            build.reads([])
+            build.writes([])
+            for rows in parts[0]:
+                shared = threads > 1 and reads >= MINIMUM_PARALLEL_READS and rows.count >= threads
+                loop = build.parallel if shared else build.serial
+                with loop(0, rows.count) as row_number:
+                    row = rows.first + row_number
+                    for columns in parts[1]:
+                        with build.serial(0, columns.count) as column_number:
+                            column = columns.first + column_number
+                            for span in spans(channels, widest):
+                                with build.serial(0, span.count) as number, build.vectorized(0, span.lanes) as lane:
+                                    channel = span.first + number * span.lanes + lane
+                                    taps = _taps(x, shape, (row, column), (rows.taps, columns.taps), channel)
+                                    build.buffer_store(out, value(taps, zeros, factors), [0, row, column, channel])
+    return builder.get()
+
+
+def _taps(
+    x: Buffer,
+    shape: ConvolutionShape,
+    place: tuple[Expression, Expression],
+    taps: tuple[tuple[int, ...], tuple[int, ...]],
+    channel: Expression,
+) -> list[Expression]:
+    """What a window sees of the image."""
+    starts = [place[axis] * shape.stride[axis] - shape.pads[axis] for axis in (0, 1)]
+    return [
+        x[0, starts[0] + row * shape.dilation[0], starts[1] + column * shape.dilation[1], channel]
+        for row in taps[0]
+        for column in taps[1]
+    ]
+
+
+def _float_mean(whole: int, taps: Sequence[Expression], _zeros: Buffer, _factors: Buffer) -> Expression:
+    return reduce(lambda a, b: a + b, taps) / tirx.const(float(whole or len(taps)), "float32")
+
+
+def _integer_mean(whole: int, taps: Sequence[Expression], zeros: Buffer, factors: Buffer) -> Expression:
+    kind = "int16" if len(taps) * 255 < 1 << 15 else "int32"
+    total = reduce(lambda a, b: a + b, [tap.astype(kind) for tap in taps]).astype("int32")
+    value = (total - zeros[0] * len(taps)).astype("float32")
+    value *= factors[0] / tirx.const(float(whole or len(taps)), "float32")
+    return to_uint8(clamped(value, factors[1], factors[2]), zeros[1])
 
 
 def _window(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from codesign.backend.kernels import amx_tiles
+from codesign.backend.kernels import amx_tiles, depthwise
 from codesign.backend.kernels.epilogue import Clamp
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet, instruction_set
@@ -335,3 +335,30 @@ def test_instruction_sets() -> None:
     assert instruction_set(_target("skylake-avx512")) == InstructionSet(vnni=False, registers=31)
     assert instruction_set(_target(PORTABLE)) == InstructionSet(vnni=False, registers=7)
     assert instruction_set(_target("x86-64")) == InstructionSet(vnni=False, registers=4)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "window",
+    [
+        SpatialWindow((3, 3), pads=(1, 1, 1, 1)),
+        SpatialWindow((3, 3), (2, 2), pads=(1, 1, 1, 1)),
+        SpatialWindow((5, 5), pads=(2, 2, 2, 2)),
+        SpatialWindow((3, 3), dilation=(2, 2), pads=(2, 2, 2, 2)),
+        SpatialWindow((2, 3), (1, 2), pads=(1, 0, 2, 1)),
+        SpatialWindow((1, 1)),
+    ],
+)
+def test_depthwise_layers_in_float32(window: SpatialWindow, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depthwise, "MINIMUM_PARALLEL_MACS", 0)
+    case = Case((9, 11), 1, 1, 40, window, residual=True, relu=True)
+    layer = _layer(case, quantized=False)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(layer.x.shape).astype(np.float32)
+    residual = rng.standard_normal(layer.output.shape).astype(np.float32)
+    top, left, bottom, right = window.pads
+    padded = torch.nn.functional.pad(torch.from_numpy(x).double(), (left, right, top, bottom))
+    weight, bias = (torch.from_numpy(np.asarray(v)).double() for v in (layer.weight.values, layer.bias))
+    expected = torch.nn.functional.conv2d(padded, weight, bias, window.stride, 0, window.dilation, 40)
+    expected = torch.relu(expected + torch.from_numpy(residual).double())
+    np.testing.assert_allclose(_run(layer, x, residual, None, threads), expected.numpy(), rtol=1e-4, atol=1e-4)

@@ -41,7 +41,7 @@ def test_slice_with_padding_equals_numpy(
         for first, step, size in zip(window.start, window.step, window.size, strict=True)
     )
     written = tuple(slice(first, first + size) for first, size in zip(window.before, window.size, strict=True))
-    expected[(0, *written)] = x[(0, *read)]
+    expected[0][written] = x[0][read]
     built = tvm.compile(move_window(source, target, window, dtype), target=TARGET)
     out = tvm.runtime.tensor(np.zeros((1, *target), dtype))
     built(tvm.runtime.tensor(x), tvm.runtime.tensor(np.full(1, 7, dtype)), out)

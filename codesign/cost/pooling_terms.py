@@ -1,0 +1,125 @@
+"""What the time of a pooling kernel is made of, as counts that a calibration finds the seconds of.
+
+The same rules as `codesign.backend.kernels.pooling` applies when it compiles (a test compares them). Windows of a few
+elements are read where the image is, vector by vector, without those that lie in the padding:
+
+    maxima_B, means_B   vectors of B bytes x elements of the windows     reading and combining
+    epilogues           vectors of 16 outputs of a mean                  scaling and rounding
+    stores              vectors of outputs
+    pixels              outputs of one channel                           addresses and loops
+
+Large windows are combined in loops, over a copy where the image is padded:
+
+    looped_maxima, looped_means   vectors of 16 (maxima of bytes: up to 64) outputs x elements of a window
+    chain                         elements of a window, which are combined one after the other
+    padding                       vectors copied
+
+Caches and call are those of all kernels (kernel_terms.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+from codesign.cost.window_taps import window_taps
+from codesign.plan.facts import ConvGeometry
+from codesign.quantization.scheme import Widths
+
+MOST_TERMS = 600
+"""Elements that a kernel names one by one."""
+LINE_BYTES, STORED_CHANNELS = 64, 16
+
+
+@dataclass(frozen=True)
+class PoolingLoops:
+    """Loops of one kernel.
+
+    Attributes:
+        is_direct: Whether the image is read where it is; else it is copied with its padding, and looped over.
+        taps: Elements that all windows of one channel see of the image together.
+        pixels: Outputs of one channel.
+        vectors: Vectors of one pixel by their bytes.
+        padded: Elements of the copy, 0 without one.
+    """
+
+    is_direct: bool
+    taps: int
+    pixels: int
+    vectors: Mapping[int, int]
+    padded: int
+
+
+def pooling_loops(window: ConvGeometry, element_bytes: int) -> PoolingLoops:
+    """Loops of the kernel that pools an image.
+
+    Args:
+        window: Loop bounds.
+        element_bytes: Of an activation: 1 or 4.
+
+    Returns:
+        The loops.
+    """
+    channels = -(-window.output_channels // STORED_CHANNELS) * STORED_CHANNELS
+    axes = [window_taps(window, axis) for axis in (0, 1)]
+    groups = [[group for group, _ in groupby(axis)] for axis in axes]
+    terms = sum(len(group) for group in groups[0]) * sum(len(group) for group in groups[1])
+    pixels = window.batch * window.output_size[0] * window.output_size[1]
+    if all(all(axis) for axis in axes) and terms <= MOST_TERMS:
+        taps = window.batch * sum(map(len, axes[0])) * sum(map(len, axes[1]))
+        return PoolingLoops(True, taps, pixels, _spans(channels, LINE_BYTES // element_bytes, element_bytes), 0)
+    widest = LINE_BYTES // element_bytes
+    lanes = next(v for v in (64, 32, 16, 8, 4, 2, 1) if v <= widest and channels % v == 0)
+    reach = [
+        (out - 1) * stride + dilation * (kernel - 1) + 1
+        for out, stride, dilation, kernel in zip(
+            window.output_size, window.stride, window.dilation, window.kernel, strict=True
+        )
+    ]
+    is_padded = any(size > given for size, given in zip(reach, window.input_size, strict=True))
+    padded = window.batch * reach[0] * reach[1] * channels if is_padded else 0
+    taps = pixels * window.kernel[0] * window.kernel[1]
+    return PoolingLoops(False, taps, pixels, {lanes * element_bytes: channels // lanes}, padded)
+
+
+def pooling_terms(op_type: str, window: ConvGeometry, bits: Widths) -> Mapping[str, float]:
+    """Counts of a pooling kernel, but for those of caches.
+
+    Args:
+        op_type: ONNX operator.
+        window: Loop bounds.
+        bits: Widths.
+
+    Returns:
+        Counts by name.
+    """
+    element_bytes = 1 if bits.activation == 8 else 4
+    loops = pooling_loops(window, element_bytes)
+    is_max = "Max" in op_type
+    elements = sum(size * count for size, count in loops.vectors.items()) // element_bytes
+    stored = loops.pixels * elements / STORED_CHANNELS
+    vectors = sum(loops.vectors.values())
+    terms = {
+        "call": 1.0,
+        "pixels": float(loops.pixels),
+        "stores": float(loops.pixels * vectors),
+        "epilogues": 0.0 if is_max else stored,
+    }
+    if loops.is_direct:
+        kind = "maxima" if is_max else "means"
+        return terms | {f"{kind}_{size}": float(count * loops.taps) for size, count in loops.vectors.items()}
+    kind, turns = ("looped_maxima", vectors) if is_max else ("looped_means", elements / STORED_CHANNELS)
+    return terms | {
+        kind: turns * loops.taps,
+        "chain": float(loops.taps) if loops.pixels == window.batch else 0.0,
+        "padding": loops.padded * element_bytes / LINE_BYTES,
+    }
+
+
+def _spans(channels: int, lanes: int, element_bytes: int) -> Mapping[int, int]:
+    """Vectors of one pixel by their bytes, the widest first."""
+    found: dict[int, int] = {}
+    while channels:
+        if channels // lanes:
+            found[lanes * element_bytes] = channels // lanes
+        channels, lanes = channels % lanes, lanes // 2
+    return found

@@ -1,0 +1,21 @@
+"""What windows see of an image, where kernels read it without a copy that holds the padding."""
+
+from codesign.plan.facts import ConvGeometry
+
+
+def window_taps(window: ConvGeometry, axis: int) -> list[tuple[int, ...]]:
+    """What the window at each position of an axis sees of the image.
+
+    Args:
+        window: Loop bounds; its padding is taken to be the same on both sides, or one more before the image.
+        axis: 0 for rows, 1 for columns.
+
+    Returns:
+        For each position of the output, the taps that lie inside.
+    """
+    size, out = window.input_size[axis], window.output_size[axis]
+    kernel, stride, dilation = window.kernel[axis], window.stride[axis], window.dilation[axis]
+    missing = max(0, (out - 1) * stride + dilation * (kernel - 1) + 1 - size)
+    before = -(-missing // 2)
+    starts = [position * stride - before for position in range(out)]
+    return [tuple(t for t in range(kernel) if 0 <= start + t * dilation < size) for start in starts]
