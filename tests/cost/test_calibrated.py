@@ -16,7 +16,8 @@ from codesign.testing.cost_conformance import move_node, multiply_node
 
 SECONDS = {
     "call": 5e-8, "products": 2.7e-10, "steps": 0.0, "loads": 0.0, "stalls": 0.0, "tiles": 0.0, "epilogues": 1e-9,
-    "padding": 0.0, "padded_pixels": 0.0, "weights_l2": 0.0, "inputs_l2": 0.0, "beyond_l2": 0.0, "unpack_4": 2e-11, "merged_elements": 1e-10,
+    "padded_pixels": 0.0,
+    "padding": 0.0, "weights_l2": 0.0, "inputs_l2": 0.0, "beyond_l2": 0.0, "unpack_4": 2e-11, "merged_elements": 1e-10,
 }  # fmt: skip
 TREE = Tree(
     feature=(0, -1, -1), threshold=(10.0, 0.0, 0.0), left=(1, -1, -1), right=(2, -1, -1), value=(0.0, 0.5, -0.25)
