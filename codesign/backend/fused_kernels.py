@@ -1,7 +1,7 @@
 """Schedules of kernels that Relax made of several operators: one loop, without memory for what lies between.
 
 Element-wise kernels become one loop over whole vectors: LLVM vectorises nests of loops for some shapes only, and 16
-floats took 8 ns instead of 1 for the others. Wider vectors are loaded element by element where rows end inside them.
+floats took 8 ns instead of 1 for the others. A vector in which a row may end is loaded element by element.
 """
 
 from math import prod
@@ -52,13 +52,16 @@ def _scheduled(function: tirx.PrimFunc, threads: int) -> tirx.PrimFunc:
 
 
 def _in_vectors(s: Schedule, block: SBlockRV, threads: int) -> None:
-    loop = s.fuse(*s.get_loops(block))
-    elements = int(s.get(loop).extent)
-    if elements % LANES == 0:  # else LLVM's own vectors, with the rest
-        loop, lanes = s.split(loop, [None, LANES])
+    *outer, row = s.get_loops(block)
+    elements, width = prod(int(s.get(loop).extent) for loop in (*outer, row)), int(s.get(row).extent)
+    if width % LANES == 0:
+        row, lanes = s.split(row, [None, LANES])
         s.vectorize(lanes)
+    else:  # LLVM finds vectors across the ends of rows, TVM does not
+        outer, row = [], s.fuse(*outer, row)
     if threads > 1 and elements >= MINIMUM_PARALLEL_ELEMENTS:
-        s.parallel(loop)
+        pixels = [s.fuse(*outer)] if outer else []
+        s.parallel(max([*pixels, row], key=lambda loop: int(s.get(loop).extent)))
 
 
 def _is_elementwise(block: SBlock) -> bool:

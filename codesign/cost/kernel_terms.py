@@ -39,13 +39,13 @@ In a product of a matrix and one row with weights below 8 bits that are taken ap
     row_sum          inputs, whole vectors                       their sum, which is taken off at the end
 
 Pooling and depthwise layers in float32: see `pooling_terms` and `depthwise_terms`; caches as above. Any other node that
-moves data: elements `read` and `written`, caches and call; `of_OP` are the elements written by one operator, which may
-cost more than another's and need not have been measured. A node merged into another's kernel only adds what it reads by
-itself (`merged_elements`).
+moves data: elements `read` and `written`, caches and call, for a part of an image its `pixels` and `vectors`; `of_OP`
+are the elements written by one operator, which may cost more than another's and need not have been measured. A node
+merged into another's kernel only adds what it reads by itself (`merged_elements`).
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import log
 
 from codesign.cost.amx_loops import AmxLoops
@@ -74,6 +74,8 @@ SHARED_STEPS = {2: 4, 3: 8, 4: 2, 5: 8, 6: 4}
 """Steps of the sum that share a block of packed weights, by width."""
 PACKED_BLOCKS = 4
 """Blocks of outputs that products with packed weights sum side by side."""
+WINDOWS = frozenset({"Pad", "Slice"})
+"""Operators that move part of an image."""
 OPTIONAL = "of_"
 """Start of the names of terms that only refine others."""
 
@@ -262,13 +264,26 @@ def _moving_terms(node: NodeFacts, bits: Widths, memories: tuple[MemoryLevel, ..
     if node.fused_into is not None:
         return {"merged_elements": float(moved_elements(node))}
     read, written = _stored(node)
-    return {
+    terms = {
         "call": 1.0,
         "read": read,
         "written": written,
         f"{OPTIONAL}{node.op_type}": written,
         **_beyond(node, bits, memories),
     }
+    if node.op_type in WINDOWS and node.channels:
+        pixels = node.output_elements / node.channels
+        line = LINE * 8 // bits.activation
+        terms["pixels"] = pixels
+        terms["vectors"] = pixels * sum(_vectors_of(round(written / pixels), line))
+    return terms
+
+
+def _vectors_of(size: int, widest: int) -> Iterator[int]:
+    """How many vectors of each width move the channels of a pixel."""
+    while size and widest:
+        yield size // widest
+        size, widest = size % widest, widest // 2
 
 
 def _crowded_streams(loops: TiledLoops, node: NodeFacts, element: float, small: float) -> int:
@@ -309,7 +324,8 @@ def _stored(node: NodeFacts) -> tuple[float, float]:
     """Elements read and written, channels rounded up to whole vectors as kernels store them."""
     loops = node.geometry or node.window
     before, after = (loops.input_channels, loops.output_channels) if loops else (node.channels, node.channels)
-    return node.input_elements * _padding_factor(before), node.output_elements * _padding_factor(after)
+    read, written = node.input_elements * _padding_factor(before), node.output_elements * _padding_factor(after)
+    return (min(read, written) if node.op_type == "Slice" else read), written
 
 
 def _padding_factor(channels: int) -> float:

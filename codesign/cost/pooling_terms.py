@@ -11,7 +11,7 @@ elements are read where the image is, vector by vector, without those that lie i
 Large windows are combined in loops, over a copy where the image is padded:
 
     looped_maxima, looped_means   vectors of 16 (maxima of bytes: up to 64) outputs x elements of a window
-    chain                         elements of a window, which are combined one after the other
+    chain                         vectors x elements of a window beyond 100, too many to work on the next meanwhile
     padding                       vectors copied
 
 Caches and call are those of all kernels (kernel_terms.py).
@@ -28,6 +28,8 @@ from codesign.quantization.scheme import Widths
 MOST_TERMS = 600
 """Elements that a kernel names one by one."""
 LINE_BYTES, STORED_CHANNELS = 64, 16
+HIDDEN_TAPS = 100
+"""Elements of a window that are combined one after the other while a processor already works on the next window."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def pooling_terms(op_type: str, window: ConvGeometry, bits: Widths) -> Mapping[s
     kind, turns = ("looped_maxima", vectors) if is_max else ("looped_means", elements / STORED_CHANNELS)
     return terms | {
         kind: turns * loops.taps,
-        "chain": float(loops.taps) if loops.pixels == window.batch else 0.0,
+        "chain": float(loops.pixels * vectors * max(0, window.kernel[0] * window.kernel[1] - HIDDEN_TAPS)),
         "padding": loops.padded * element_bytes / LINE_BYTES,
     }
 
