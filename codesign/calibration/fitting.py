@@ -1,33 +1,40 @@
 """Fits seconds of terms, and a correction, to measured kernels.
 
 For each class of kernels: the least sum of |ln((sum_k n_k c_k) / t)| over c >= 0, so that a fast kernel counts as much
-as a slow one, an erratic one hardly counts, and no term can make another one cheaper. Gradient-boosted trees on
-ln(t / prediction) follow if they lower the held-out error. Held out is by shape, five-fold: all widths of one shape are
+as a slow one, an erratic one hardly counts, and no term can make another one cheaper. A Gaussian process of
+ln(t / prediction) follows if it lowers the held-out error: kernels like those that were measured are corrected as these
+would have been. Held out is by shape, five-fold: all widths of one shape are
 in the same fold, and each kernel is predicted once by a fit that never saw its shape. What is shipped is fitted to all
 of them.
 """
 
 import hashlib
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import exp
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from codesign.cost.calibrated import correction, term_seconds
+from codesign.cost.calibrated import term_seconds
 from codesign.cost.kernel_terms import arithmetic_of, class_of, features_of, terms_of
-from codesign.hardware.calibration import Arithmetic, KernelClass, KernelFit, Term, Tree, VectorUnit
+from codesign.hardware.calibration import Arithmetic, KernelClass, KernelFit, Similarity, Term, VectorUnit
 from codesign.hardware.profile import MemoryLevel
 from codesign.plan.facts import NodeFacts
 from codesign.quantization.scheme import Widths
 
 FOLDS = 5
-TREES, DEPTH, LEARNING_RATE, LEAST_IN_LEAF = 150, 3, 0.08, 4
-LEAST_FOR_TREES = 40
-"""Fewer kernels are not corrected: the trees would learn them by heart."""
+LEAST_TO_CORRECT = 40
+"""Fewer kernels are not corrected: they say too little of one another."""
+LARGEST_LOGARITHM = 0.7
+"""What is off by more says nothing of its neighbours."""
+LARGEST_ERROR = 0.3
+"""An error above counts as this much when a correction is judged: erratic kernels shall not decide."""
+LEAST_SPREAD, DIGITS = 1e-9, 3
 TOLERANCE = 0.1
 ROUNDS = 12
 RIDGE = 1e-5
@@ -175,19 +182,17 @@ class _Table:
 
 
 def _fit_class(key: tuple[KernelClass, Arithmetic], table: _Table, source: str, seed: int) -> FittedClass:
-    plain = _held_out(table, with_trees=False, seed=seed)
-    errors, with_trees = plain, False
-    if len(table.kernels) >= LEAST_FOR_TREES:
-        corrected = _held_out(table, with_trees=True, seed=seed)
-        if np.mean(np.abs(corrected)) < np.mean(np.abs(plain)):
-            errors, with_trees = corrected, True
-    seconds, trees = _fit(table, with_trees, seed)
+    errors, is_corrected = _held_out(table, is_corrected=False, seed=seed), False
+    if len(table.kernels) >= LEAST_TO_CORRECT:
+        corrected = _held_out(table, is_corrected=True, seed=seed)
+        if _mean_size(corrected) < _mean_size(errors):
+            errors, is_corrected = corrected, True
+    seconds, correction = _fit(table, is_corrected, seed)
     fit = KernelFit(
         kind=key[0],
         arithmetic=key[1],
         terms=tuple(Term(name=name, seconds=float(s)) for name, s in zip(table.terms, seconds, strict=True)),
-        features=table.features if trees else (),
-        correction=trees,
+        correction=correction,
         samples=len(table.kernels),
         relative_error=float(np.quantile(np.abs(errors), 0.9)),
         within_10_percent=float(np.mean(np.abs(errors) <= TOLERANCE)),
@@ -196,25 +201,33 @@ def _fit_class(key: tuple[KernelClass, Arithmetic], table: _Table, source: str, 
     return FittedClass(fit, table.kernels, errors)
 
 
-def _held_out(table: _Table, with_trees: bool, seed: int) -> Array:
+def _mean_size(errors: Array) -> float:
+    return float(np.mean(np.minimum(np.abs(errors), LARGEST_ERROR)))
+
+
+def _held_out(table: _Table, is_corrected: bool, seed: int) -> Array:
     errors, folds = np.empty(len(table.kernels)), table.folds
     for fold in np.unique(folds):
         inside = folds == fold
         if inside.all():
             errors[inside] = np.inf  # a single shape: nothing is left to learn from
             continue
-        seconds, trees = _fit(table.rows(~inside), with_trees, seed)
+        seconds, correction = _fit(table.rows(~inside), is_corrected, seed)
         held = table.rows(inside)
-        errors[inside] = held.counts @ seconds * np.exp(_corrections(trees, held.values)) / held.seconds - 1
+        factors = np.ones(len(held.kernels))
+        if correction is not None:
+            rows = (dict(zip(held.features, row, strict=True)) for row in held.values.tolist())
+            factors = np.exp([correction.logarithm(row) for row in rows])
+        errors[inside] = held.counts @ seconds * factors / held.seconds - 1
     return errors
 
 
-def _fit(table: _Table, with_trees: bool, seed: int) -> tuple[Array, tuple[Tree, ...]]:
+def _fit(table: _Table, is_corrected: bool, seed: int) -> tuple[Array, Similarity | None]:
     seconds = non_negative_seconds(table.counts, table.seconds)
-    if not with_trees:
-        return seconds, ()
+    if not is_corrected:
+        return seconds, None
     predicted = np.maximum(table.counts @ seconds, 1e-12)
-    return seconds, _boosted_trees(table.values, np.log(table.seconds / predicted), seed)
+    return seconds, _similarity(table, np.log(table.seconds / predicted), seed)
 
 
 def non_negative_seconds(counts: Array, seconds: Array) -> Array:
@@ -248,45 +261,32 @@ def non_negative_seconds(counts: Array, seconds: Array) -> Array:
     return best
 
 
-def _boosted_trees(values: Array, logarithms: Array, seed: int) -> tuple[Tree, ...]:
-    from sklearn.ensemble import GradientBoostingRegressor
+def _similarity(table: _Table, logarithms: Array, seed: int) -> Similarity:
+    """A Gaussian process of what is left, with the variance, length and noise that make it most likely."""
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-    model = GradientBoostingRegressor(
-        n_estimators=TREES, max_depth=DEPTH, learning_rate=LEARNING_RATE, min_samples_leaf=LEAST_IN_LEAF,
-        subsample=0.6, max_features=0.5, loss="huber", init="zero", random_state=seed,
-    )  # fmt: skip
-    model.fit(values, logarithms)
-    return tuple(_as_plain_numbers(row[0].tree_) for row in model.estimators_)
-
-
-def _as_plain_numbers(tree: "object") -> Tree:
-    """A tree of scikit-learn's as tuples."""
-    feature, threshold = getattr(tree, "feature"), getattr(tree, "threshold")  # noqa: B009  # scikit-learn has no types
-    left, right = getattr(tree, "children_left"), getattr(tree, "children_right")  # noqa: B009
-    value = getattr(tree, "value")  # noqa: B009
-    leaf = left < 0
-    return Tree(
-        feature=tuple(int(f) for f in np.where(leaf, -1, feature)),
-        threshold=tuple(float(t) for t in np.where(leaf, 0.0, threshold)),
-        left=tuple(int(child) for child in left),
-        right=tuple(int(child) for child in right),
-        value=tuple(float(v) for v in np.where(leaf, LEARNING_RATE * value[:, 0, 0], 0.0)),
+    spreads = table.values.std(axis=0)
+    kept = spreads > LEAST_SPREAD
+    names = tuple(name for name, keep in zip(table.features, kept, strict=True) if keep)
+    means, spreads = table.values[:, kept].mean(axis=0), spreads[kept]
+    points = np.round((table.values[:, kept] - means) / spreads, DIGITS)  # short numbers in the profile
+    usual = float(np.sqrt(points.shape[1]))
+    kernel = ConstantKernel(0.02, (1e-4, 1.0)) * Matern(usual, (usual / 4, usual * 8), nu=0.5)
+    model = GaussianProcessRegressor(kernel + WhiteKernel(0.002, (1e-4, 0.1)), random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a hyperparameter lies at its bound
+        model.fit(points, np.clip(logarithms, -LARGEST_LOGARITHM, LARGEST_LOGARITHM))
+    product = model.kernel_.k1
+    return Similarity(
+        features=names,
+        means=tuple(float(value) for value in means),
+        spreads=tuple(float(value) for value in spreads),
+        points=tuple(tuple(float(value) for value in row) for row in points),
+        weights=tuple(float(value) for value in model.alpha_),
+        variance=float(product.k1.constant_value),
+        length=float(product.k2.length_scale),
     )
-
-
-def _corrections(trees: tuple[Tree, ...], values: Array) -> Array:
-    """Sum of the trees for each row, `[n]`."""
-    total = np.zeros(len(values))
-    for tree in trees:
-        node = np.zeros(len(values), np.intp)
-        feature, threshold = np.asarray(tree.feature), np.asarray(tree.threshold)
-        left, right = np.asarray(tree.left), np.asarray(tree.right)
-        for _ in range(DEPTH):
-            inside = feature[node] >= 0
-            goes_left = values[np.arange(len(values)), feature[node]] <= threshold[node]
-            node = np.where(inside, np.where(goes_left, left[node], right[node]), node)
-        total += np.asarray(tree.value)[node]
-    return total
 
 
 def predicted_seconds(
@@ -303,6 +303,8 @@ def predicted_seconds(
     Returns:
         Seconds.
     """
-    terms = terms_of(kernel.node, kernel.bits, unit, memories)
     total = sum(term_seconds(fit, kernel.counts(unit, memories), "fit").values())
-    return total * float(np.exp(correction(fit, features_of(terms, kernel.node, kernel.bits, unit))))
+    if fit.correction is None:
+        return total
+    terms = terms_of(kernel.node, kernel.bits, unit, memories)
+    return total * exp(fit.correction.logarithm(features_of(terms, kernel.node, kernel.bits, unit)))

@@ -1,6 +1,6 @@
 """Cost on a device that was calibrated: latency by terms fitted to measured kernels, energy as the roofline model's.
 
-    latency_s = (sum over terms of count x seconds) x exp(sum of the correction's trees)
+    latency_s = (sum over terms of count x seconds) x exp(the correction of kernels like this one)
                 + seconds of the call + bytes of weights that left the caches x seconds of one (cold_weights)
 
 Counts are those of `kernel_terms`. What a calibration did not measure (a class of kernels, a width) is an error.
@@ -16,7 +16,7 @@ from codesign.cost.kernel_terms import OPTIONAL, arithmetic_of, class_of, featur
 from codesign.cost.operators import kind_of
 from codesign.cost.roofline import RooflineModel
 from codesign.errors import InputError
-from codesign.hardware.calibration import Calibration, KernelFit, Tree
+from codesign.hardware.calibration import Calibration, KernelFit
 from codesign.hardware.profile import HardwareProfile
 from codesign.ir.annotations import Provenance
 from codesign.plan.facts import NodeFacts
@@ -109,9 +109,8 @@ class CalibratedModel:
         counts = terms_of(node, bits, calibration.unit, self.profile.memories)
         parts = term_seconds(fit, counts, self.profile.name)
         factor = 1.0
-        if node.fused_into is None and fit.correction:
-            features = features_of(counts, node, bits, calibration.unit)
-            factor = exp(correction(fit, features))
+        if node.fused_into is None and fit.correction is not None:
+            factor = exp(fit.correction.logarithm(features_of(counts, node, bits, calibration.unit)))
         by_bound = {"compute": 0.0, "memory": 0.0, "dispatch": 0.0}
         for name, seconds in parts.items():
             by_bound["dispatch" if name == "call" else "memory" if name in MEMORY_TERMS else "compute"] += seconds
@@ -153,33 +152,3 @@ def term_seconds(fit: KernelFit, counts: Mapping[str, float], profile: str) -> M
             f"such kernel was measured; calibrate for longer"
         )
     return {name: count * seconds.get(name, 0.0) for name, count in counts.items() if count}
-
-
-def correction(fit: KernelFit, features: Mapping[str, float]) -> float:
-    """Sum of the trees of a correction.
-
-    Args:
-        fit: The trees.
-        features: Features by name; what a node does not have is 0.
-
-    Returns:
-        The natural logarithm of a factor.
-    """
-    row = [features.get(name, 0.0) for name in fit.features]
-    return sum(tree_value(tree, row) for tree in fit.correction)
-
-
-def tree_value(tree: Tree, row: list[float]) -> float:
-    """The leaf that a sample ends in.
-
-    Args:
-        tree: The tree.
-        row: Features in the tree's order.
-
-    Returns:
-        Its value.
-    """
-    node = 0
-    while tree.feature[node] >= 0:
-        node = tree.left[node] if row[tree.feature[node]] <= tree.threshold[node] else tree.right[node]
-    return tree.value[node]

@@ -1,8 +1,12 @@
 """What a calibration found out about a device: seconds of interpretable terms, and a correction of what is left."""
 
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator, model_validator
 
 from codesign.config import StrictModel
 
@@ -43,38 +47,60 @@ class Term(StrictModel):
     seconds: NotNegative
 
 
-class Tree(StrictModel):
-    """A binary tree of decisions on features; node 0 is the root.
+class Similarity(StrictModel):
+    """A correction by what kernels like one another had in common: a Gaussian process' mean.
+
+    With z = (features - means) / spreads, the natural logarithm of the factor is
+
+        sum over points p of weight_p x variance x exp(-|z - p| / length)
+
+    which is the error that the terms alone make of a kernel that was measured, and 0 far from all of them.
 
     Attributes:
-        feature: Index of the feature that a node compares; -1 in a leaf.
-        threshold: A sample goes left where the feature is at most this.
-        left: Left child.
-        right: Right child.
-        value: What a leaf adds; 0 in other nodes.
+        features: Names of what is compared.
+        means: Of each feature over the measured kernels.
+        spreads: Standard deviation of each.
+        points: The measured kernels, a row of z for each.
+        weights: One for each point.
+        variance: Of the logarithm, before anything is measured.
+        length: Distance at which kernels have little in common any more.
     """
 
-    feature: tuple[int, ...] = Field(min_length=1)
-    threshold: tuple[Finite, ...]
-    left: tuple[int, ...]
-    right: tuple[int, ...]
-    value: tuple[Finite, ...]
+    features: tuple[str, ...] = Field(min_length=1)
+    means: tuple[Finite, ...]
+    spreads: tuple[Positive, ...]
+    points: tuple[tuple[Finite, ...], ...] = Field(min_length=1)
+    weights: tuple[Finite, ...]
+    variance: Positive
+    length: Positive
 
-    @field_validator("threshold", "left", "right", "value")
-    @classmethod
-    def _as_many(cls, values: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
-        nodes = len(info.data.get("feature", values))
-        if len(values) != nodes:
-            raise ValueError(f"needs one number for each of {nodes} nodes")
-        return values
+    @model_validator(mode="after")
+    def _sizes(self) -> "Similarity":
+        count = len(self.features)
+        if any(len(row) != count for row in (self.means, self.spreads, *self.points)):
+            raise ValueError(f"means, spreads and each point need one number for each of {count} features")
+        if len(self.weights) != len(self.points):
+            raise ValueError(f"weights: got {len(self.weights)}, needs one for each of {len(self.points)} points")
+        return self
 
-    @field_validator("left", "right")
-    @classmethod
-    def _downwards(cls, children: tuple[int, ...]) -> tuple[int, ...]:
-        for node, child in enumerate(children):
-            if child != -1 and not node < child < len(children):
-                raise ValueError("children stand after their parent; -1 in leaves")
-        return children
+    @cached_property
+    def arrays(self) -> tuple[NDArray[np.float64], ...]:
+        """Means `[f]`, spreads `[f]`, points `[n, f]` and weights `[n]`."""
+        return tuple(np.asarray(values) for values in (self.means, self.spreads, self.points, self.weights))
+
+    def logarithm(self, features: Mapping[str, float]) -> float:
+        """The natural logarithm of the factor for one kernel.
+
+        Args:
+            features: By name; what a kernel does not have is 0.
+
+        Returns:
+            The logarithm.
+        """
+        means, spreads, points, weights = self.arrays
+        place = (np.asarray([features.get(name, 0.0) for name in self.features]) - means) / spreads
+        distances = np.sqrt(np.sum((points - place) ** 2, axis=1))
+        return float(self.variance * (weights @ np.exp(-distances / self.length)))
 
 
 class KernelFit(StrictModel):
@@ -84,8 +110,7 @@ class KernelFit(StrictModel):
         kind: The class.
         arithmetic: What it computes in; weights below 8 bits are unpacked for `int8`.
         terms: Addends.
-        features: Names of what the correction looks at.
-        correction: Trees whose sum is the natural logarithm of a factor on the sum of the terms; none without one.
+        correction: Of the sum of the terms; None without one.
         samples: Kernels that it was fitted to.
         relative_error: Nine in ten held-out kernels are off by less.
         within_10_percent: Share of the held-out kernels that are off by at most 10 %.
@@ -95,20 +120,11 @@ class KernelFit(StrictModel):
     kind: KernelClass
     arithmetic: Arithmetic
     terms: tuple[Term, ...] = Field(min_length=1)
-    features: tuple[str, ...] = ()
-    correction: tuple[Tree, ...] = ()
+    correction: Similarity | None = None
     samples: Count
     relative_error: NotNegative
     within_10_percent: NotNegative
     source: Source
-
-    @field_validator("correction")
-    @classmethod
-    def _features_exist(cls, trees: tuple[Tree, ...], info: ValidationInfo) -> tuple[Tree, ...]:
-        count = len(info.data.get("features", ()))
-        if any(feature >= count for tree in trees for feature in tree.feature):
-            raise ValueError(f"a tree looks at a feature beyond the {count} that have names")
-        return trees
 
 
 class Calibration(StrictModel):

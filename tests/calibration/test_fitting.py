@@ -45,7 +45,9 @@ def test_known_seconds_are_recovered(unit: VectorUnit, memories: Memories) -> No
         assert predicted_seconds(fitted.fit, kernel, unit, memories) == pytest.approx(kernel.seconds, rel=1e-2)
 
 
-def test_held_out_error_shows_noise_and_trees_learn_what_terms_cannot(unit: VectorUnit, memories: Memories) -> None:
+def test_held_out_error_shows_noise_and_a_correction_learns_what_terms_cannot(
+    unit: VectorUnit, memories: Memories
+) -> None:
     random = np.random.default_rng(1)
     kernels = [
         MeasuredKernel(
@@ -58,7 +60,7 @@ def test_held_out_error_shows_noise_and_trees_learn_what_terms_cannot(unit: Vect
         if k.node.geometry is not None
     ]
     (fitted,) = fit_classes(kernels, unit, memories, "made up", seed=0)
-    assert fitted.fit.correction
+    assert fitted.fit.correction is not None
     assert 0.001 < fitted.fit.relative_error < 0.2  # terms alone cannot tell 1.6 from 1
     again = fit_classes(kernels, unit, memories, "made up", seed=0)[0]
     assert again.fit == fitted.fit  # the same seed gives the same fit

@@ -8,19 +8,19 @@ from codesign.calibration.profile_file import write_profile
 from codesign.cost.calibrated import CalibratedModel
 from codesign.cost.select import cost_model_for
 from codesign.errors import InputError
-from codesign.hardware.calibration import Calibration, KernelFit, Term, Tree, VectorUnit
+from codesign.hardware.calibration import Calibration, KernelFit, Similarity, Term, VectorUnit
 from codesign.hardware.catalog import load_profile
 from codesign.hardware.unverified import unverified_values
 
-TREE = Tree(
-    feature=(0, -1, -1), threshold=(2.5e-7, 0.0, 0.0), left=(1, -1, -1), right=(2, -1, -1), value=(0.0, -0.1, 1e-9)
-)
+LIKE = Similarity(
+    features=("columns", "stride"), means=(2.5e-7, 0.0), spreads=(1.0, 0.5), points=((0.0, -0.125), (1e-9, 3.0)),
+    weights=(-0.1, 1e-9), variance=0.02, length=5.5,
+)  # fmt: skip
 FIT = KernelFit(
     kind="convolution",
     arithmetic="int8",
     terms=(Term(name="call", seconds=1e-7), Term(name="products", seconds=2.7e-10)),
-    features=("columns",),
-    correction=(TREE,),
+    correction=LIKE,
     samples=100,
     relative_error=0.07,
     within_10_percent=0.95,
@@ -45,9 +45,10 @@ def test_round_trip(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("seconds = 1e-07", "seconds = -1e-07", "greater than or equal to 0"),
-        ("left = [1, -1, -1]", "left = [0, -1, -1]", "children stand after their parent"),
-        ("left = [1, -1, -1]", "left = [1, -1]", "one number for each of 3 nodes"),
-        ("feature = [0, -1, -1]", "feature = [5, -1, -1]", "beyond the 1 that have names"),
+        ("means = [2.5e-07, 0.0]", "means = [2.5e-07]", "one number for each of 2 features"),
+        ("points = [[0.0, -0.125], [1e-09, 3.0]]", "points = [[0.0, -0.125], [1e-09]]", "each of 2 features"),
+        ("weights = [-0.1, 1e-09]", "weights = [-0.1]", "got 1, needs one for each of 2 points"),
+        ("spreads = [1.0, 0.5]", "spreads = [1.0, 0.0]", "greater than 0"),
         ("call_s = 2e-07", "calls_s = 2e-07", "unknown key"),
         ('kind = "convolution"', 'kind = "magic"', "calibration.fits.0.kind"),
     ],

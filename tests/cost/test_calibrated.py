@@ -4,10 +4,10 @@ from math import exp
 
 import pytest
 
-from codesign.cost.calibrated import CalibratedModel, tree_value
+from codesign.cost.calibrated import CalibratedModel
 from codesign.cost.roofline import RooflineModel
 from codesign.errors import InputError
-from codesign.hardware.calibration import Calibration, KernelFit, Term, Tree, VectorUnit
+from codesign.hardware.calibration import Calibration, KernelFit, Similarity, Term, VectorUnit
 from codesign.hardware.catalog import load_profile
 from codesign.hardware.profile import HardwareProfile
 from codesign.plan.facts import ConvGeometry
@@ -19,19 +19,19 @@ SECONDS = {
     "padded_pixels": 0.0,
     "padding": 0.0, "weights_l2": 0.0, "inputs_l2": 0.0, "beyond_l2": 0.0, "unpack_4": 2e-11, "merged_elements": 1e-10,
 }  # fmt: skip
-TREE = Tree(
-    feature=(0, -1, -1), threshold=(10.0, 0.0, 0.0), left=(1, -1, -1), right=(2, -1, -1), value=(0.0, 0.5, -0.25)
-)
+LIKE = Similarity(
+    features=("weight_bits", "stride"), means=(8.0, 1.0), spreads=(2.0, 1.0), points=((0.0, 0.0), (-3.0, 4.0)),
+    weights=(0.5, -0.25), variance=2.0, length=5.0,
+)  # fmt: skip
 CONV = multiply_node("conv", "Conv", ConvGeometry(1, 16, 16, (3, 3), (1, 1), (8, 8), (8, 8), 1))
 
 
-def _profile(trees: tuple[Tree, ...] = ()) -> HardwareProfile:
+def _profile(correction: Similarity | None = None) -> HardwareProfile:
     fit = KernelFit(
         kind="convolution",
         arithmetic="int8",
         terms=tuple(Term(name=name, seconds=seconds) for name, seconds in SECONDS.items()),
-        features=("channels",),
-        correction=trees,
+        correction=correction,
         samples=10,
         relative_error=0.05,
         within_10_percent=1.0,
@@ -51,10 +51,11 @@ def test_terms_add_up() -> None:
 
 
 def test_a_correction_is_a_factor_on_the_kernel() -> None:
-    model, plain = CalibratedModel(_profile((TREE, TREE))), CalibratedModel(_profile())
+    model, plain = CalibratedModel(_profile(LIKE)), CalibratedModel(_profile())
     kernel_s = plain.kernel_s(CONV, Widths(8, 8))[0]
-    assert model.kernel_s(CONV, Widths(8, 8))[0] == pytest.approx(kernel_s * exp(-0.5))
-    assert [tree_value(TREE, [x]) for x in (9.0, 10.0, 11.0)] == [0.5, 0.5, -0.25]
+    logarithm = 2.0 * (0.5 - 0.25 * exp(-5 / 5))  # the layer itself, and a kernel at a distance of 5
+    assert model.kernel_s(CONV, Widths(8, 8))[0] == pytest.approx(kernel_s * exp(logarithm))
+    assert LIKE.logarithm({"weight_bits": 1e6}) == pytest.approx(0.0)  # unlike all that was measured
 
 
 def test_energy_is_the_rooflines_with_the_measured_latency() -> None:
