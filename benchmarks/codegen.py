@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from codegen_networks import NETS, PRECISIONS, Net, inputs_of, write_networks
+from codegen_networks import BFLOAT16, NETS, PRECISIONS, Net, inputs_of, write_networks
 from numpy.typing import NDArray
 
 from codesign.backend.library_cache import LibraryCache
@@ -33,13 +33,16 @@ from codesign.backend.tvm_process import IsolatedTvmCompiler
 from codesign.files import write_json
 from codesign.flow.build import machine, output_scale
 from codesign.flow.prepare import versions
+from codesign.hardware.amx_permission import request_amx
+from codesign.hardware.host import detect_host
 from codesign.hardware.target import Target, TvmTarget
 from codesign.ir.serialization import load_graph
 
 SYSTEMS = ("codesign", "onnxruntime", "openvino")
 WORKER = Path(__file__).with_name("codegen_worker.py")
-INTEGER_PEERS = ("int8", "float32")
-"""Precisions that peers are timed at: none multiplies narrower weights faster than 8 bits."""
+PEER_PRECISIONS = ("int8", "float32", BFLOAT16)
+"""Precisions that peers are timed at: none multiplies narrower weights faster than 8 bits. At `bfloat16` onnxruntime
+computes in float32, since its CPU provider has nothing else."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +127,8 @@ def compile_all(
     """Compiled files of one network, and how long ours took."""
     jobs, rows = [], []
     for count in threads:
-        target = Target(
-            name="host-cpu", description="", profile="host-cpu", runner="local", threads=count, tvm=TvmTarget()
-        )
         for precision, path in networks.items():
+            target = _target(precision, count)
             compiler = IsolatedTvmCompiler(LibraryCache(folder / "cache"))
             seconds = []
             for _ in ("cold", "warm"):
@@ -137,12 +138,25 @@ def compile_all(
             stated = {"weight_bytes": ours.weight_bytes, "compile_s": seconds[0], "compile_warm_s": seconds[1]}
             rows.append({"net": net.name, "precision": precision, "threads": count, **stated})
             jobs.append(Job(net.name, precision, count, "codesign", ours.path))
-            if precision not in INTEGER_PEERS:
+            if precision not in PEER_PRECISIONS:
                 continue
             theirs = OnnxruntimeCompiler().compile(path, target, f"{precision}-{count}", folder)
             files = {"onnxruntime": theirs.path, "openvino": path}
             jobs += [Job(net.name, precision, count, peer, files[peer]) for peer in systems if peer in files]
     return jobs, rows
+
+
+def _target(precision: str, threads: int) -> Target:
+    tvm = TvmTarget(float_products="bfloat16" if precision == BFLOAT16 else "float32")
+    return Target(name="host-cpu", description="", profile="host-cpu", runner="local", threads=threads, tvm=tvm)
+
+
+def possible_precisions() -> list[str]:
+    """All precisions that this machine has instructions for; the others are named."""
+    if request_amx() and "amx_bf16" in detect_host().flags:
+        return list(PRECISIONS)
+    print("this machine has no AMX-BF16: the rows of bfloat16 are missing")
+    return [precision for precision in PRECISIONS if precision != BFLOAT16]
 
 
 def time_all(workers: Sequence[Worker], rounds: int, seconds: float) -> list[dict[str, object]]:
@@ -205,6 +219,9 @@ def print_latencies(rows: Sequence[dict[str, object]]) -> None:
                 line += f"  {other} {least:8.1f} / {median:8.1f} us"
                 if other != "codesign":
                     line += f" ({least / float(str(ours['min_s'])) / 1e6:.2f}, {_ratio(row, ours, 'median_s'):.2f})"
+        real = seconds.get((net, "float32", threads, "codesign"))
+        if real is not None and precision == BFLOAT16:
+            line += f"  float32 / bfloat16 {_ratio(real, ours, 'min_s'):.2f}"
         eight = seconds.get((net, "int8", threads, "codesign"))
         if eight is not None and precision in {"int4", "int2"}:
             line += f"  int8 / {precision} {_ratio(eight, ours, 'min_s'):.2f}"
@@ -255,6 +272,7 @@ def main() -> None:
     print(f"{machine()}; tvm {importlib.metadata.version('apache-tvm')}")
     pythons = _named_pairs(options.peer_python)
     systems = installed_peers(pythons)
+    precisions = options.precision or possible_precisions()
     latencies: list[dict[str, object]] = []
     compiled: list[dict[str, object]] = []
     agreement: list[dict[str, object]] = []
@@ -265,7 +283,7 @@ def main() -> None:
             folder = Path(name)
             images = inputs_of(net, options.images)
             np.save(folder / "images.npy", images, allow_pickle=False)
-            networks = write_networks(net, options.precision or list(PRECISIONS), images, folder)
+            networks = write_networks(net, precisions, images, folder)
             jobs, rows = compile_all(net, networks, options.threads or [1, 2], systems, folder)
             compiled += rows
             workers = [

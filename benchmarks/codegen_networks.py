@@ -26,8 +26,10 @@ IMAGES = [SHARED / "data" / "cifar10" / f"lossless_{part}.npz" for part in ("tes
 RESNET20 = SHARED / "models" / "cifar10" / "resnet20-12fca82f.th"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CALIBRATION = 16
-PRECISIONS = {"float32": 32, "int8": 8, "int4": 4, "int2": 2}
-"""Bits of weights; activations are uint8 unless weights are float32."""
+BFLOAT16 = "bfloat16"
+PRECISIONS = {"float32": 32, BFLOAT16: 32, "int8": 8, "int4": 4, "int2": 2}
+"""Bits of weights in the file; activations are uint8 unless weights are float32. `bfloat16` is the file in float32,
+compiled so that products may be rounded."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -151,7 +151,7 @@ def _caption(report: RunReport) -> str:
     parts.append(f"Standard error of an accuracy: about {100 * spread:.1f} points.")
     for latency in latency_columns(report)[:1]:
         parts.append(f"Latency: median of {latency.samples} samples, {latency.threads} thread(s), batch 1.")
-    return " ".join(parts)
+    return " ".join([*parts, *report.profile_notes])
 
 
 def analysis_lines(analysis: Analysis) -> Iterator[Table | str]:

@@ -75,17 +75,19 @@ def complete_folder(folder: Path, artifact: Artifact, target: Target) -> Manifes
     kept = [folder / NETWORK, *sorted((folder / LIBRARIES).iterdir())]
     mtriple = target.tvm.mtriple
     machine = platform.machine() if mtriple is None else machine_of_triple(mtriple)
+    sidecar = read_sidecar(artifact.path)
     manifest = Manifest(
         FORMAT,
         artifact.plan_digest,
         str(artifact.path.relative_to(folder)),
         NETWORK,
         {str(path.relative_to(folder)): digest_of(path) for path in kept},
-        CompiledFor(target.name, machine, read_sidecar(artifact.path).processor, mtriple, target.threads),
+        CompiledFor(target.name, machine, sidecar.processor, mtriple, target.threads),
         (start,),
         (end,),
         artifact.weight_bytes,
         {"codesign": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}},
+        sidecar.bfloat16_layers,
     )
     manifest.write(folder)
     return manifest

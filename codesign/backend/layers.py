@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from codesign.backend.kernels.amx_convolution import amx_convolution
+from codesign.backend.kernels.amx_convolution import amx_convolution, bfloat16_convolution
 from codesign.backend.kernels.amx_tiles import (
     amx_applies,
     amx_weights,
+    bfloat16_applies,
+    bfloat16_weights,
     packed_rows,
     sum_blocks,
     worth_threads,
@@ -52,7 +54,11 @@ def runs_on_amx(layer: Convolution, shape: ConvolutionShape, isa: InstructionSet
     Returns:
         Whether it does.
     """
-    return isa.amx and layer.weight.scale is not None and not _is_vector(shape) and amx_applies(shape)
+    if _is_vector(shape):
+        return False
+    if layer.weight.scale is None:
+        return isa.bfloat16 and bfloat16_applies(shape)
+    return isa.amx and amx_applies(shape)
 
 
 def _is_vector(shape: ConvolutionShape) -> bool:
@@ -75,10 +81,10 @@ def layer_kernel(
     Returns:
         What identifies the kernel among all, and how to write it.
     """
+    if layer.weight.scale is None:
+        return _float_kernel(layer, shape, isa, threads, asks_for_amx)
     vector = _is_vector(shape)
     size = (shape.in_channels, shape.out_channels)
-    if layer.weight.scale is None:
-        return _float_kernel(layer, shape, isa, threads)
     epilogue, bits = _integer_epilogue(layer), layer.weight.bits
     if vector:
         key = (f"dense_i{bits}", *size, epilogue)
@@ -93,7 +99,7 @@ def layer_kernel(
 
 
 def _float_kernel(
-    layer: Convolution, shape: ConvolutionShape, isa: InstructionSet, threads: int
+    layer: Convolution, shape: ConvolutionShape, isa: InstructionSet, threads: int, asks_for_amx: bool
 ) -> tuple[tuple[object, ...], Callable[[], tirx.PrimFunc]]:
     residual, size = layer.residual, (shape.in_channels, shape.out_channels)
     real = FloatEpilogue(layer.clamp) if residual is None else FloatEpilogue(layer.clamp, True, residual.clamp)
@@ -101,6 +107,10 @@ def _float_kernel(
         return ("dense_f32", *size, real), lambda: float_matrix_vector(*size, real, isa, threads)
     if depthwise_applies(shape):
         return ("depthwise_f32", shape, real), lambda: float_depthwise(shape, real, threads)
+    if runs_on_amx(layer, shape, isa):
+        used = threads if worth_threads(shape) else 1
+        name = ("conv_amx_bf16", shape, real, asks_for_amx)
+        return name, lambda: bfloat16_convolution(shape, real, used, asks_for_amx)
     return ("conv_f32", shape, real), lambda: float_convolution(shape, real, isa, threads)
 
 
@@ -122,14 +132,10 @@ def layer_constants(layer: Convolution, shape: ConvolutionShape, isa: Instructio
     Returns:
         The constants.
     """
+    if layer.weight.scale is None:
+        return _float_constants(layer, shape, isa)
     values = layer.weight.values
     channels = values.shape[0]
-    if layer.weight.scale is None:
-        blocks = _with_input_channels(values, shape)
-        bias = np.zeros(shape.out_channels, np.float32)
-        bias[:channels] = 0 if layer.bias is None else layer.bias
-        weight = depthwise_weights(values) if depthwise_applies(shape) else block_weights(blocks, 1)[..., 0]
-        return LayerConstants((weight, bias), (weight, bias))
     x = layer.x.quantization
     assert x is not None
     inner = INNER if runs_on_amx(layer, shape, isa) else inner_channels(shape, isa)
@@ -153,6 +159,18 @@ def layer_constants(layer: Convolution, shape: ConvolutionShape, isa: Instructio
     scale[:channels] = _channel_scale(layer, x)
     zeros, factors = _requantization(layer, x)
     return LayerConstants((weight, bias, scale, zeros, factors), (weight, bias, scale))
+
+
+def _float_constants(layer: Convolution, shape: ConvolutionShape, isa: InstructionSet) -> LayerConstants:
+    values = _with_input_channels(layer.weight.values, shape).astype(np.float32)
+    weight: NDArray[np.generic] = block_weights(values, 1)[..., 0]
+    if depthwise_applies(shape):
+        weight = depthwise_weights(layer.weight.values)
+    elif runs_on_amx(layer, shape, isa):
+        weight = bfloat16_weights(values, shape)
+    bias = np.zeros(shape.out_channels, np.float32)
+    bias[: layer.weight.values.shape[0]] = 0 if layer.bias is None else layer.bias
+    return LayerConstants((weight, bias), (weight, bias))
 
 
 def _with_input_channels(values: NDArray[np.generic], shape: ConvolutionShape) -> NDArray[np.generic]:

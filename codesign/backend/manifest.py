@@ -67,6 +67,7 @@ class Manifest:
         outputs: What comes out.
         weight_bytes: Weights as stored in the library.
         versions: Of codesign and of TVM, which must be the same on the device.
+        bfloat16_layers: Layers in float32 that multiply operands rounded to bfloat16.
     """
 
     format: int
@@ -79,6 +80,14 @@ class Manifest:
     outputs: tuple[TensorEntry, ...]
     weight_bytes: int
     versions: dict[str, str]
+    bfloat16_layers: int = 0
+
+    @property
+    def arithmetic_note(self) -> str:
+        """What a reader of numbers must know: that products of float32 layers were rounded; empty otherwise."""
+        if not self.bfloat16_layers:
+            return ""
+        return f"{self.bfloat16_layers} layer(s) in float32 multiply operands rounded to bfloat16"
 
     def write(self, folder: Path) -> None:
         """Writes it.

@@ -10,6 +10,7 @@ from tvm import relax
 from codesign.backend.generic_builder import emit_generic
 from codesign.backend.kernel_table import TemplateCall
 from codesign.backend.kernels import elementwise, movement, pooling
+from codesign.backend.kernels.amx_tiles import worth_bfloat16
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.packing import LANES, round_up
@@ -27,6 +28,9 @@ from codesign.backend.operations import (
 from codesign.backend.qdq_graph import Network
 from codesign.backend.value_store import Layout, ValueStore, image_size, row_count
 
+IMAGE_CHANNELS = 4
+"""A network's input in float32 is stored with a multiple of so many channels for kernels in bfloat16."""
+
 
 @dataclass(frozen=True)
 class RelaxModule:
@@ -36,11 +40,13 @@ class RelaxModule:
         module: Function `main` from the input to the logits, and its kernels.
         weight_bytes: Bytes of all weights as stored: packed weights, scales and biases.
         calls: Calls of kernels that templates wrote, in order.
+        bfloat16_layers: Layers that multiply operands rounded to bfloat16.
     """
 
     module: tvm.IRModule
     weight_bytes: int
     calls: tuple[TemplateCall, ...]
+    bfloat16_layers: int
 
 
 def build_module(network: Network, isa: InstructionSet, threads: int) -> RelaxModule:
@@ -63,7 +69,7 @@ def build_module(network: Network, isa: InstructionSet, threads: int) -> RelaxMo
                 _emit(builder, operation)
             result = builder.blocks.emit_output(builder.plain(network.output))
         builder.blocks.emit_func_output(result)
-    return RelaxModule(builder.blocks.get(), builder.weight_bytes, tuple(builder.calls))
+    return RelaxModule(builder.blocks.get(), builder.weight_bytes, tuple(builder.calls), builder.bfloat16_layers)
 
 
 def _emit(builder: ValueStore, operation: Operation) -> None:
@@ -85,28 +91,13 @@ def _emit(builder: ValueStore, operation: Operation) -> None:
 
 
 def _convolution(builder: ValueStore, layer: Convolution) -> None:
-    groups_out = layer.weight.values.shape[0]
-    out_channels = round_up(groups_out, LANES)
     if layer.dense:
         stored, height, width = builder.rows(layer.x), 1, row_count(layer.x)
     else:
-        needed = round_up(layer.x.shape[1], LANES) if layer.groups > 1 else None
-        stored = builder.image(layer.x, needed)
         _, height, width = image_size(layer.x)
-    window = layer.window
-    shape = ConvolutionShape(
-        height,
-        width,
-        stored.channels,
-        out_channels,
-        window.kernel,
-        window.stride,
-        window.dilation,
-        window.pads,
-        layer.groups,
-        layer.weight.values.shape[1],
-        groups_out // layer.groups,
-    ).flattened()
+        stored = builder.image(layer.x, _needed_channels(builder, layer))
+    shape = _bounds(layer, height, width, stored.channels)
+    out_channels = shape.out_channels
     in_shape = (1, shape.height, shape.width, stored.channels)
     out_shape = (1, shape.out_height, shape.out_width, out_channels)
     constants = layer_constants(layer, shape, builder.isa)
@@ -119,8 +110,40 @@ def _convolution(builder: ValueStore, layer: Convolution) -> None:
     on_amx = runs_on_amx(layer, shape, builder.isa)
     key, make = layer_kernel(layer, shape, builder.isa, builder.threads, on_amx and not builder.asked_for_amx)
     builder.asked_for_amx |= on_amx
+    builder.bfloat16_layers += on_amx and layer.weight.scale is None
     value = builder.call(key, make, arguments, out_shape, layer.output.dtype)
     builder.put(layer.output, Layout.ROWS if layer.dense else Layout.IMAGE, value, out_channels)
+
+
+def _needed_channels(builder: ValueStore, layer: Convolution) -> int | None:
+    """Stored channels that a convolution's input must have; None for any number."""
+    channels, height, width = image_size(layer.x)
+    if layer.groups > 1:
+        return round_up(channels, LANES)
+    if channels >= LANES or layer.weight.scale is not None or builder.has(layer.x, Layout.IMAGE):
+        return None
+    if not worth_bfloat16(_bounds(layer, height, width, channels)):
+        return None
+    few = round_up(channels, IMAGE_CHANNELS)
+    return few if runs_on_amx(layer, _bounds(layer, height, width, few), builder.isa) else None
+
+
+def _bounds(layer: Convolution, height: int, width: int, channels: int) -> ConvolutionShape:
+    """Loop bounds of a layer, whose input has so many rows, columns and stored channels."""
+    window, filters = layer.window, layer.weight.values.shape[0]
+    return ConvolutionShape(
+        height,
+        width,
+        channels,
+        round_up(filters, LANES),
+        window.kernel,
+        window.stride,
+        window.dilation,
+        window.pads,
+        layer.groups,
+        layer.weight.values.shape[1],
+        filters // layer.groups,
+    ).flattened()
 
 
 def _pooling(builder: ValueStore, layer: Pooling) -> None:

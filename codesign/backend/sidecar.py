@@ -23,6 +23,7 @@ class Sidecar:
         weight_bytes: Bytes of weights as stored.
         processor: LLVM's name of the processor it was compiled for; empty where the compiler makes no machine code.
         arena_bytes: Memory for intermediate results of one run; 0 where the compiler does not plan it.
+        bfloat16_layers: Layers in float32 that multiply operands rounded to bfloat16.
     """
 
     compiler: str
@@ -34,6 +35,7 @@ class Sidecar:
     weight_bytes: int
     processor: str = ""
     arena_bytes: int = 0
+    bfloat16_layers: int = 0
 
     def write(self, artifact: Path) -> None:
         """Writes it beside an artefact.

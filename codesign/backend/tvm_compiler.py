@@ -1,6 +1,7 @@
 """Compiles ONNX files with TVM: own integer and float kernels, everything else legalised by Relax."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,7 +13,7 @@ from codesign.backend.sidecar import Sidecar
 from codesign.errors import CompileError, closest
 from codesign.files import replacing
 from codesign.hardware.amx_permission import request_amx
-from codesign.hardware.target import Target, TvmTarget
+from codesign.hardware.target import Products, Target, TvmTarget
 
 if TYPE_CHECKING:
     import tvm
@@ -68,7 +69,7 @@ class TvmCompiler:
         library = self.library_path(target, plan_digest, work_dir)
         kernels = library.with_suffix(KERNELS_SUFFIX) if target.runner == "rpc" else None
         machine, linker = tvm_target(target.tvm, target.threads), _linker(target.tvm.mtriple)
-        weight_bytes, arena_bytes = _build(network, machine, target.threads, linker, library, kernels, graph_path)
+        built = _build(network, machine, target.tvm.float_products, linker, library, kernels, graph_path)
         Sidecar(
             self.name,
             target.name,
@@ -76,11 +77,12 @@ class TvmCompiler:
             network.input.shape,
             network.output.shape,
             target.threads,
-            weight_bytes,
+            built.weight_bytes,
             str(machine.attrs["mcpu"]),
-            arena_bytes,
+            built.arena_bytes,
+            built.bfloat16_layers,
         ).write(library)
-        return Artifact(library, self.name, target.name, plan_digest, weight_bytes)
+        return Artifact(library, self.name, target.name, plan_digest, built.weight_bytes)
 
     def library_path(self, target: Target, plan_digest: str, work_dir: Path) -> Path:
         """Where the library is written.
@@ -96,16 +98,31 @@ class TvmCompiler:
         return work_dir / f"{self.name}-{target.name}-{plan_digest}.so"
 
 
+@dataclass(frozen=True)
+class _Built:
+    """What is known of a library that was written.
+
+    Attributes:
+        weight_bytes: As stored.
+        arena_bytes: Memory for intermediate results.
+        bfloat16_layers: Layers in float32 that multiply operands rounded to bfloat16.
+    """
+
+    weight_bytes: int
+    arena_bytes: int
+    bfloat16_layers: int
+
+
 def _build(
     network: Network,
     target: "tvm.target.Target",
-    threads: int,
+    float_products: Products,
     linker: str,
     library: Path,
     kernels: Path | None,
     graph_path: Path,
-) -> tuple[int, int]:
-    """Writes the library; bytes of weights and of the memory for intermediate results."""
+) -> _Built:
+    """Writes the library."""
     import tvm
     from tvm import relax
 
@@ -114,9 +131,10 @@ def _build(
     from codesign.backend.network_function import PIPELINE, RELAX_PIPELINE, one_function
     from codesign.backend.relax_builder import build_module
 
+    threads = int(target.attrs["num-cores"])
     try:
         with target:
-            built = build_module(network, instruction_set(target), threads)
+            built = build_module(network, instruction_set(target, float_products), threads)
             passes = relax.transform
             fused = tvm.transform.Sequential([
                 passes.FastMathTransform(),
@@ -136,7 +154,7 @@ def _build(
     if kernels is not None:
         _export(executable.mod.imports[0], kernels, linker)
     write_kernel_calls(library, kernel_calls(fused["main"], built.calls, network.operations))
-    return built.weight_bytes, single.arena_bytes
+    return _Built(built.weight_bytes, single.arena_bytes, built.bfloat16_layers)
 
 
 def _export(module: "tvm.runtime.Module", library: Path, linker: str) -> None:

@@ -82,6 +82,7 @@ class ValueStore:
         calls: Calls of kernels so far.
         views: What values are that only have another shape.
         asked_for_amx: Whether a kernel so far asks for permission to use AMX.
+        bfloat16_layers: Layers so far that multiply operands rounded to bfloat16.
     """
 
     isa: InstructionSet
@@ -94,6 +95,7 @@ class ValueStore:
     calls: list[TemplateCall] = field(default_factory=list)
     views: dict[str, relax.Expr] = field(default_factory=dict)
     asked_for_amx: bool = False
+    bfloat16_layers: int = 0
 
     def call(
         self,

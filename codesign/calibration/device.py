@@ -38,9 +38,10 @@ def vector_unit(target: Target) -> VectorUnit:
     from codesign.backend.kernels.instruction_set import instruction_set
     from codesign.backend.tvm_compiler import tvm_target
 
-    found = instruction_set(tvm_target(target.tvm, target.threads))
+    found = instruction_set(tvm_target(target.tvm, target.threads), target.tvm.float_products)
+    dot_channels = DOT_CHANNELS if found.vnni else 1
     return VectorUnit(
-        registers=found.registers, lanes=LANES, dot_channels=DOT_CHANNELS if found.vnni else 1, amx=found.amx
+        registers=found.registers, lanes=LANES, dot_channels=dot_channels, amx=found.amx, bfloat16=found.bfloat16
     )
 
 
@@ -55,9 +56,8 @@ def conditions_of(target: Target, unit: VectorUnit) -> Conditions:
         The conditions.
     """
     assert target.tvm is not None
-    instructions = f"{target.tvm.mcpu}, {unit.registers} registers, {unit.dot_channels} products an instruction" + (
-        ", AMX" if unit.amx else ""
-    )
+    instructions = f"{target.tvm.mcpu}, {unit.registers} registers, {unit.dot_channels} products an instruction"
+    instructions += (", AMX" if unit.amx else "") + (", products of bfloat16" if unit.bfloat16 else "")
     tvm = f"tvm {importlib.metadata.version('apache-tvm')}"
     return Conditions(_device_name(target), target.threads, instructions, tvm)
 
@@ -79,8 +79,11 @@ def compile_reference(compiler: Compiler, target: Target, work_dir: Path) -> Ref
         work_dir: Folder for its files.
 
     Returns:
-        The kernel, a 3x3 convolution of about 20 us on one core.
+        The kernel, a 3x3 convolution of about 20 us on one core, always in float32 on vectors.
     """
+    if target.tvm is not None:
+        on_vectors = target.tvm.model_copy(update={"float_products": "float32"})
+        target = target.model_copy(update={"tvm": on_vectors})
     path = work_dir / "reference.onnx"
     save_graph(reference_network(), path)
     artifact = compiler.compile(path, target, "reference", work_dir)

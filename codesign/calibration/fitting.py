@@ -117,7 +117,8 @@ def fit_classes(
     """
     groups: dict[tuple[KernelClass, Arithmetic], list[MeasuredKernel]] = defaultdict(list)
     for kernel in kernels:
-        groups[class_of(kernel.node), arithmetic_of(kernel.bits)].append(kernel)
+        kind = class_of(kernel.node)
+        groups[kind, arithmetic_of(kind, kernel.bits, unit)].append(kernel)
     fits = [
         _fit_class(key, _Table.of(group, unit, memories), source, seed)
         for key, group in sorted(groups.items())

@@ -31,6 +31,8 @@ def compile_network(
         f"{made.path}: compiled for {machine.mcpu} ({machine.machine}), {machine.threads} thread(s), "
         f"weights {made.manifest.weight_bytes:,} bytes"
     )
+    if made.manifest.arithmetic_note:
+        show(made.manifest.arithmetic_note)
 
 
 def measure(

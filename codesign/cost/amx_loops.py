@@ -4,7 +4,7 @@ The same rules as `codesign.backend.kernels.amx_tiles` applies when it compiles 
 pixels x 16 channels, sums by up to 64 bytes of a kernel row, up to four tiles of sums side by side.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from codesign.plan.facts import ConvGeometry
@@ -53,6 +53,17 @@ class AmxLoops:
         """Channels that are finished at once: the largest power of two that divides a group's."""
         width = self.channels * LANES
         return width & -width
+
+    def repeated(self, count: int) -> "AmxLoops":
+        """The loops of several equal parts of a kernel.
+
+        Args:
+            count: How many parts.
+
+        Returns:
+            Loops of all of them.
+        """
+        return replace(self, groups=self.groups * count)
 
 
 def amx_applies(geometry: ConvGeometry, stored_in: int, stored_out: int) -> bool:

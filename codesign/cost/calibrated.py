@@ -16,7 +16,7 @@ from codesign.cost.kernel_terms import OPTIONAL, arithmetic_of, class_of, featur
 from codesign.cost.operators import kind_of
 from codesign.cost.roofline import RooflineModel
 from codesign.errors import InputError
-from codesign.hardware.calibration import Calibration, KernelFit
+from codesign.hardware.calibration import Calibration, KernelClass, KernelFit
 from codesign.hardware.profile import HardwareProfile
 from codesign.ir.annotations import Provenance
 from codesign.plan.facts import NodeFacts
@@ -29,6 +29,7 @@ MEMORY_TERMS = frozenset({
     "beyond_l2",
     "padding",
     "amx_padding",
+    "amx_rounding",
     "from_image",
     "read",
     "written",
@@ -118,7 +119,8 @@ class CalibratedModel:
 
     def _fit(self, node: NodeFacts, bits: Widths) -> KernelFit:
         merged = node.fused_into is not None  # whichever kernel it is in, residuals are those of convolutions
-        kind, arithmetic = "convolution" if merged else class_of(node), arithmetic_of(bits)
+        kind: KernelClass = "convolution" if merged else class_of(node)
+        arithmetic = arithmetic_of(kind, bits, self.calibration.unit)
         for fit in self.calibration.fits:
             if (fit.kind, fit.arithmetic) == (kind, arithmetic):
                 return fit

@@ -31,6 +31,7 @@ tiles, epilogues and padding:
     amx_split_loads  steps x rows of inputs across two cache lines
     amx_epilogues_L  vectors of outputs                          finishing L channels at once
     amx_padding      cache lines copied                          the input with its padding
+    amx_rounding     vectors of 32 elements                      the input, rounded to bfloat16, with its padding
 
 In a product of a matrix and one row with weights below 8 bits that are taken apart in registers:
 
@@ -70,6 +71,8 @@ STORED_CHANNELS, IMAGE_CHANNELS = 16, 4
 """Activations are stored in multiples of so many channels, but for the few of a network's input."""
 COPIED_BYTES = 64
 """Bytes that padding copies at once in kernels on AMX."""
+ROUNDED_ELEMENTS = 32
+"""Elements that one instruction rounds to bfloat16."""
 SHARED_STEPS = {2: 4, 3: 8, 4: 2, 5: 8, 6: 4}
 """Steps of the sum that share a block of packed weights, by width."""
 PACKED_BLOCKS = 4
@@ -97,16 +100,20 @@ def class_of(node: NodeFacts) -> KernelClass:
     return "dense" if one_pixel else "convolution"
 
 
-def arithmetic_of(bits: Widths) -> Arithmetic:
+def arithmetic_of(kind: KernelClass, bits: Widths, unit: VectorUnit) -> Arithmetic:
     """What a node computes in.
 
     Args:
+        kind: Its class.
         bits: Its widths.
+        unit: Vectors that kernels are compiled for.
 
     Returns:
-        The arithmetic.
+        The arithmetic; `bfloat16` for convolutions in float32 whose products are of that where it is faster.
     """
-    return "float32" if bits.activation == FLOAT_BITS else "int8"
+    if bits.activation != FLOAT_BITS:
+        return "int8"
+    return "bfloat16" if unit.bfloat16 and kind == "convolution" else "float32"
 
 
 def terms_of(node: NodeFacts, bits: Widths, unit: VectorUnit, memories: tuple[MemoryLevel, ...]) -> Mapping[str, float]:
@@ -128,9 +135,10 @@ def terms_of(node: NodeFacts, bits: Widths, unit: VectorUnit, memories: tuple[Me
                 **_beyond(node, bits, memories),
             }
         return _moving_terms(node, bits, memories)
-    if arithmetic_of(bits) == "float32" and depthwise_applies(node.geometry):
+    integers = bits.activation != FLOAT_BITS
+    if not integers and depthwise_applies(node.geometry):
         return {**depthwise_terms(node.geometry), **_beyond(node, bits, memories)}
-    loops = tiled_loops(node.geometry, arithmetic_of(bits) == "int8", unit)
+    loops = tiled_loops(node.geometry, integers, unit)
     if loops.is_vector and is_packed(loops, bits, unit):
         return _packed_terms(node, loops, bits, memories)
     if loops.amx is not None:
@@ -155,7 +163,7 @@ def features_of(terms: Mapping[str, float], node: NodeFacts, bits: Widths, unit:
     features["log_inputs"], features["log_outputs"] = log(1 + node.input_elements), log(1 + node.output_elements)
     if node.geometry is not None:
         geometry = node.geometry
-        loops = tiled_loops(geometry, arithmetic_of(bits) == "int8", unit)
+        loops = tiled_loops(geometry, bits.activation != FLOAT_BITS, unit)
         sizes = {
             "columns": loops.columns, "blocks": loops.blocks, "sum_steps": loops.steps, "inner": loops.inner,
             "tap_rows": geometry.kernel[0], "tap_columns": geometry.kernel[1], "stride": geometry.stride[0],
@@ -242,6 +250,8 @@ def _amx_terms(
 ) -> Mapping[str, float]:
     small, _ = _capacities(memories)
     steps = float(amx.groups * amx.steps)
+    inputs = node.input_elements * bits.activation / 8
+    passes = 1 if loops.rounded else amx.passes  # what is rounded stays near
     terms = {
         "call": 1.0,
         "amx_groups": float(amx.groups),
@@ -250,9 +260,10 @@ def _amx_terms(
         "amx_loads": steps * amx.loads,
         "amx_split_loads": steps * amx.split_loads,
         f"amx_epilogues_{amx.lanes}": float(amx.groups * amx.pixels * amx.channels * amx.rows),
-        "amx_padding": loops.padded / COPIED_BYTES,
+        "amx_padding": 0.0 if loops.rounded else loops.padded / COPIED_BYTES,
+        "amx_rounding": loops.rounded / ROUNDED_ELEMENTS,
         "from_image": float(node.input_elements) if loops.from_image else 0.0,
-        "inputs_l2": amx.passes * float(node.input_elements) if node.input_elements > small / 2 else 0.0,
+        "inputs_l2": passes * inputs if inputs > small / 2 else 0.0,
         **_beyond(node, bits, memories),
     }
     if bits.weight < 8:

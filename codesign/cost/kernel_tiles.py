@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from codesign.cost.amx_loops import AmxLoops, amx_applies, amx_loops
+from codesign.cost.bfloat16_loops import bfloat16_applies, bfloat16_loops, stored_for_bfloat16
 from codesign.hardware.calibration import VectorUnit
 from codesign.plan.facts import ConvGeometry
 
@@ -37,6 +38,7 @@ class TiledLoops:
         is_vector: Whether it is a product of a matrix and one row.
         from_image: Whether the input is that of the network, with fewer channels than layers store.
         amx: Tiles of AMX that replace tiles, steps, columns and blocks; None for a kernel without them.
+        rounded: Elements of the input that are rounded to bfloat16.
     """
 
     tiles: int
@@ -53,6 +55,7 @@ class TiledLoops:
     is_vector: bool = False
     from_image: bool = False
     amx: AmxLoops | None = None
+    rounded: int = 0
 
     @property
     def sums(self) -> int:
@@ -88,8 +91,11 @@ def tiled_loops(geometry: ConvGeometry, integers: bool, unit: VectorUnit) -> Til
         The loops.
     """
     lanes = unit.lanes
-    stored_in = _stored_channels(geometry, integers, lanes)
     stored_out = _round_up(geometry.output_channels, lanes)
+    stored_in = _stored_channels(geometry, integers, lanes)
+    in_bfloat16 = unit.bfloat16 and not integers and bfloat16_applies(geometry, stored_in, stored_out)
+    if in_bfloat16:
+        stored_in = stored_for_bfloat16(stored_in)
     group_in = geometry.input_channels // geometry.groups
     group_out = geometry.output_channels // geometry.groups
     reduction = stored_in if geometry.groups == 1 else group_in
@@ -104,8 +110,12 @@ def tiled_loops(geometry: ConvGeometry, integers: bool, unit: VectorUnit) -> Til
     if pixels == 1 and taps == 1 and geometry.groups == 1:
         return _matrix_vector(stored_in, stored_out, inner, unit)
     size = (1, pixels) if flat else (rows * out_height, out_width)
-    on_amx = unit.amx and integers and amx_applies(geometry, stored_in, stored_out)
-    amx = amx_loops(*size, geometry.kernel, geometry.stride[1], stored_in, stored_out) if on_amx else None
+    amx, rounded = None, 0
+    if unit.amx and integers and amx_applies(geometry, stored_in, stored_out):
+        amx = amx_loops(*size, geometry.kernel, geometry.stride[1], stored_in, stored_out)
+    elif in_bfloat16:
+        found = bfloat16_loops(geometry, size, stored_in, stored_out, padded > 0)
+        amx, rounded = found.amx, found.copied
     sizes = _Sizes(pixels if flat else out_width, stored_out // lanes, reduction, taps, group_out, geometry.groups)
     columns, blocks = _tile(sizes, unit)
     return TiledLoops(
@@ -122,6 +132,7 @@ def tiled_loops(geometry: ConvGeometry, integers: bool, unit: VectorUnit) -> Til
         outputs=pixels * stored_out,
         from_image=stored_in % lanes != 0,
         amx=amx,
+        rounded=rounded,
     )
 
 

@@ -83,6 +83,7 @@ class MeasuredArtifact:
             "target": self.target,
             "threads": self.threads,
             "versions": self.manifest.versions,
+            "bfloat16_layers": self.manifest.bfloat16_layers,
         }
         if self.instructions is not None:
             count = {"value": self.instructions.instructions, "runs": self.instructions.runs}

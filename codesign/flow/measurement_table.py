@@ -17,6 +17,8 @@ def measurement_lines(found: MeasuredArtifact) -> Iterator[Table | str]:
     Yields:
         Parts to print.
     """
+    if found.manifest.arithmetic_note:
+        yield found.manifest.arithmetic_note
     if found.instructions is not None:
         count = found.instructions
         yield (

@@ -10,6 +10,7 @@ from codesign.errors import MeasurementError
 from codesign.flow.build import BASELINE, machine
 from codesign.flow.context import RunContext
 from codesign.flow.decide import Decision, Proposal
+from codesign.flow.notes import notes_on
 from codesign.flow.prepare import versions
 from codesign.ir.annotation import find
 from codesign.ir.annotations import HessianTrace
@@ -56,7 +57,7 @@ def publish(
         run=context.run.name,
         target=target.name,
         target_description=target.description,
-        profile_notes=_notes(context),
+        profile_notes=notes_on(target, context.profile),
         seed=context.run.seed,
         environment=environment(),
         data=context.data.describe(),
@@ -92,12 +93,6 @@ def _candidate(context: RunContext, facts: GraphFacts, proposal: Proposal, found
         measured,
         None if isinstance(found, Measured) else found,
     )
-
-
-def _notes(context: RunContext) -> tuple[str, ...]:
-    keys = ", ".join(context.profile.unverified)
-    name = context.profile.name
-    return (f"Predictions rest on numbers of profile {name} that are not verified: {keys}.",) if keys else ()
 
 
 def average_bits(facts: GraphFacts, proposal: Proposal) -> float:

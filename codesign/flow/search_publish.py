@@ -10,6 +10,7 @@ from codesign.architecture.space import Variant, variant_count
 from codesign.cost.base import price
 from codesign.errors import CodesignError
 from codesign.flow.elastic import SECONDS
+from codesign.flow.notes import notes_on
 from codesign.flow.publish import environment
 from codesign.flow.search_context import ELASTIC, SearchContext, TargetContext
 from codesign.flow.search_finalists import Built
@@ -129,7 +130,7 @@ def _target_result(context: SearchContext, analyst: VariantAnalyst, outcome: Tar
         name=target.name,
         description=target.description,
         profile=place.profile.name,
-        profile_notes=_notes(place),
+        profile_notes=notes_on(target, place.profile),
         runner="simulated" if place.is_several else target.runner,
         cost_provenance=place.cost_model.provenance,
         joint_points=_joint_points(context, place, analyst, networks),
@@ -288,13 +289,6 @@ def _agreement(pairs: Sequence[tuple[float, float]]) -> RankAgreement:
         return RankAgreement(None, len(pairs))
     tau = float(kendalltau([a for a, _ in pairs], [b for _, b in pairs]).statistic)
     return RankAgreement(None if math.isnan(tau) else tau, len(pairs))
-
-
-def _notes(place: TargetContext) -> tuple[str, ...]:
-    keys = ", ".join(place.profile.unverified)
-    return (
-        (f"Predictions rest on numbers of profile {place.profile.name} that are not verified: {keys}.",) if keys else ()
-    )
 
 
 def _strategy(context: SearchContext) -> str:

@@ -16,7 +16,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Source = Annotated[str, Field(min_length=3)]
 KernelClass = Literal["convolution", "depthwise", "dense", "pooling", "elementwise"]
-Arithmetic = Literal["float32", "int8"]
+Arithmetic = Literal["float32", "bfloat16", "int8"]
 
 
 class VectorUnit(StrictModel):
@@ -27,12 +27,14 @@ class VectorUnit(StrictModel):
         lanes: Output channels of a vector.
         dot_channels: Input channels that an integer instruction adds up in each lane; 1 without such an instruction.
         amx: Whether integers are multiplied in tiles of AMX where these apply.
+        bfloat16: Whether layers in float32 multiply bfloat16 in tiles of AMX where these apply.
     """
 
     registers: Count
     lanes: Count
     dot_channels: Count
     amx: bool = False
+    bfloat16: bool = False
 
 
 class Term(StrictModel):
@@ -108,7 +110,8 @@ class KernelFit(StrictModel):
 
     Attributes:
         kind: The class.
-        arithmetic: What it computes in; weights below 8 bits are unpacked for `int8`.
+        arithmetic: What it computes in; weights below 8 bits are unpacked for `int8`, `bfloat16` is of the products of
+            float32 layers where these are rounded.
         terms: Addends.
         correction: Of the sum of the terms; None without one.
         samples: Kernels that it was fitted to.

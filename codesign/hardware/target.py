@@ -27,6 +27,10 @@ class Budget(StrictModel):
     bops: Positive | None = None
 
 
+Products = Literal["float32", "bfloat16"]
+"""What layers in float32 multiply."""
+
+
 class TvmTarget(StrictModel):
     """What TVM compiles for.
 
@@ -34,11 +38,14 @@ class TvmTarget(StrictModel):
         kind: TVM's target kind.
         mcpu: LLVM's name of the processor; `native` for the one of this machine.
         mtriple: LLVM's target triple, None for this machine.
+        float_products: What layers in float32 multiply: `bfloat16` rounds the operands of convolutions and dense layers
+            where AMX then computes them faster, sums stay float32. It needs a processor with AMX-BF16.
     """
 
     kind: Literal["llvm"] = "llvm"
     mcpu: str = "native"
     mtriple: str | None = None
+    float_products: Products = "float32"
 
 
 Address = Annotated[str, Field(pattern=r"^[^\s:]+:[0-9]{1,5}$")]

@@ -183,7 +183,7 @@ class RunReport:
         run: Name of the run.
         target: Name of the target.
         target_description: Of the target.
-        profile_notes: What is not verified about the profile.
+        profile_notes: What is not verified about the profile, and which products were rounded.
         seed: Source of all randomness.
         environment: Versions and machine.
         data: What each split holds, in words.

@@ -134,7 +134,7 @@ class TargetResult:
         name: Of the target.
         description: Of the target.
         profile: Name of its hardware profile.
-        profile_notes: What is not verified about the profile.
+        profile_notes: What is not verified about the profile, and which products were rounded.
         runner: What runs finalists, such as `local`.
         cost_provenance: What predicted latency and energy are.
         joint_points: Number of combinations of variant, bits and places.

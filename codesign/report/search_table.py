@@ -48,6 +48,7 @@ def front_table(search: JointSearch, target: TargetResult) -> Table:
         f"★ chosen. {len(target.front)} of {len(target.points)} points are on the front; {discarded:,} variants were "
         f"discarded by bounds. {joint_points_text(target)} points in all, {seconds(search.seconds)}."
     )
+    caption = " ".join([caption, *target.profile_notes])
     table = Table(title=f"{search.name} on {target.name}", caption=caption, caption_justify="left")
     for column in front_columns(target):
         if column.provenance is None:

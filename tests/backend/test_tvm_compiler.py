@@ -26,10 +26,13 @@ from codesign.backend.relax_builder import build_module
 from codesign.backend.sidecar import read_sidecar
 from codesign.backend.tvm_compiler import TvmCompiler
 from codesign.errors import CompileError
+from codesign.hardware.amx_permission import request_amx
+from codesign.hardware.host import detect_host
 from codesign.hardware.target import Target, TvmTarget
 
 HOST = Target(name="host", description="this machine", profile="host", runner="local", tvm=TvmTarget())
 PORTABLE = HOST.model_copy(update={"name": "portable", "tvm": TvmTarget(mcpu="x86-64-v3")})
+ROUNDED = HOST.model_copy(update={"name": "rounded", "tvm": TvmTarget(float_products="bfloat16")})
 LOGIT_SCALE = 0.05
 Attribute = int | float | str | list[int]
 
@@ -38,6 +41,7 @@ Attribute = int | float | str | list[int]
 def _amx_for_small_layers() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(amx_tiles, "MINIMUM_AMX_MACS", 0)
+        patch.setattr(amx_tiles, "MINIMUM_BFLOAT16_MACS", 0)
         yield
 
 
@@ -261,6 +265,33 @@ def test_float_networks_equal_onnxruntime(name: str, tmp_path: Path) -> None:
     path = net.save(tmp_path / "net.onnx", NETS[name](net))
     got, expected = _run_both(path, _compile(path, tmp_path))
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(
+    not request_amx() or "amx_bf16" not in detect_host().flags,
+    reason="this processor or operating system has no AMX-BF16",
+)
+@pytest.mark.parametrize(("name", "layers"), [("residual", 5), ("squeeze", 7)])
+def test_products_of_bfloat16_are_stated_and_near(name: str, layers: int, tmp_path: Path) -> None:
+    net = Net((1, 3, 16, 16), quantized=False)
+    path = net.save(tmp_path / "net.onnx", NETS[name](net))
+    real = _compile(path, tmp_path)
+    rounded = _compile(path, tmp_path, ROUNDED)
+    got, expected = _run_both(path, rounded)
+    error = np.abs(got - expected).max() / np.abs(expected).max()
+    print(name, "largest difference of the largest output", error, rounded.weight_bytes, real.weight_bytes)
+    assert 1e-5 < error < 2e-2
+    assert read_sidecar(real.path).bfloat16_layers == 0
+    assert read_sidecar(rounded.path).bfloat16_layers == layers
+    assert rounded.weight_bytes < 0.65 * real.weight_bytes
+
+
+def test_products_of_bfloat16_need_amx(tmp_path: Path) -> None:
+    net = Net((1, 3, 16, 16), quantized=False)
+    path = net.save(tmp_path / "net.onnx", residual_net(net))
+    old = ROUNDED.model_copy(update={"tvm": TvmTarget(mcpu="cascadelake", float_products="bfloat16")})
+    with pytest.raises(CompileError, match=r"net\.onnx: float_products = 'bfloat16' .* processor cascadelake"):
+        _compile(path, tmp_path, old)
 
 
 def float_zoo(net: Net) -> str:

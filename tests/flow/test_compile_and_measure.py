@@ -11,9 +11,12 @@ import pytest
 from codesign.backend.rpc_runner import RpcRunner
 from codesign.errors import InputError
 from codesign.flow.runners import kernel_runner_of, runner_of
+from codesign.hardware.amx_permission import request_amx
 from codesign.hardware.catalog import load_target
+from codesign.hardware.host import detect_host
 
 Codesign = Callable[..., tuple[int, str]]
+NATIVE, ROUNDED = 'mcpu = "native"', 'mcpu = "native"\nfloat_products = "bfloat16"'
 QUICK = ("--repeats", "3", "--runs-per-sample", "2", "--warm-up", "1")
 
 
@@ -69,12 +72,36 @@ def test_a_plan_of_a_run_and_its_quantised_network(
     assert {**again, "digests": 0} == {**of_plan, "digests": 0}
 
 
+@pytest.mark.skipif(
+    not request_amx() or "amx_bf16" not in detect_host().flags,
+    reason="this processor or operating system has no AMX-BF16",
+)
+def test_rounded_products_are_said_wherever_numbers_are(tiny_graph: Path, codesign: Codesign) -> None:
+    target, said = _target(tiny_graph, "fast", NATIVE, ROUNDED, "host-cpu"), "1 layer(s) in float32 multiply operands"
+    code, printed = codesign("compile", "net.onnx", "--target", target, "--out", "made")
+    assert (code, said in printed) == (0, True), printed
+    assert json.loads((tiny_graph / "made" / "manifest.json").read_text())["bfloat16_layers"] == 1
+    code, printed = codesign("measure", "made", "--target", target, "--json", "m.json", *QUICK)
+    assert (code, said in printed) == (0, True), printed
+    assert json.loads((tiny_graph / "m.json").read_text())["bfloat16_layers"] == 1
+
+
 def test_mistakes_when_compiling(tiny_graph: Path, codesign: Codesign, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = (
         (("plans/none.json", "host-cpu"), 2, "plans/none.json: no such file; name a file from plans/"),
         (("net.onnx", "h100"), 2, "target 'h100' has no [tvm] section"),
         (("net.onnx", "host-cpuu"), 2, "did you mean 'host-cpu'?"),
         (("net.onnx", _target(tiny_graph, "cpu", "cortex-a72", "cortex-a722")), 1, "did you mean 'cortex-a72'?"),
+        (
+            ("net.onnx", _target(tiny_graph, "old", NATIVE, ROUNDED.replace("native", "cascadelake"), "host-cpu")),
+            1,
+            "net.onnx: float_products = 'bfloat16' needs AMX-BF16, which processor cascadelake",
+        ),
+        (
+            ("net.onnx", _target(tiny_graph, "odd", NATIVE, ROUNDED.replace("bfloat16", "bfloat61"), "host-cpu")),
+            2,
+            "tvm.float_products",
+        ),
         (("net.onnx", _target(tiny_graph, "tri", '"aarch64-l', '"arch64-l')), 1, "LLVM has no architecture 'arch64'"),
     )
     for (source, target), expected, words in cases:

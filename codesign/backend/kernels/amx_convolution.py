@@ -1,4 +1,4 @@
-"""Convolution and dense layer of uint8 activations with int8 or packed weights on AMX tiles."""
+"""Convolution and dense layer on AMX tiles: of uint8 activations with int8 or packed weights, or of bfloat16."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,11 +8,15 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as build
 
 from codesign.backend.kernels import amx_instructions as amx
-from codesign.backend.kernels.amx_tiles import AmxTiles, amx_tiles, has_more_weights_than_inputs, packed_rows
-from codesign.backend.kernels.epilogue import FACTORS, ZEROS, IntegerEpilogue
+from codesign.backend.kernels.amx_input import AmxInput, copy_size, looks_at_single_pixels, padded, rounded
+from codesign.backend.kernels.amx_shares import Share, parts, shares
+from codesign.backend.kernels.amx_tiles import AmxTiles, amx_tiles, packed_rows, shape_in_bytes
+from codesign.backend.kernels.bfloat16 import ELEMENT_BYTES
+from codesign.backend.kernels.epilogue import FACTORS, ZEROS, FloatEpilogue, IntegerEpilogue
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.packing import INNER, LANES, PLANES, neighbours
 
+BFLOAT16_BITS = 16
 Expression = Any
 """A TIR expression, or a number."""
 Buffer = Any
@@ -20,53 +24,24 @@ Buffer = Any
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one thread computes; the last share starts earlier where the size is no multiple.
+class _Kernel:
+    """What the parts of the kernel below share.
 
     Attributes:
-        count: Number of shares.
-        rows: Rows of the output in each.
-        columns: Columns of the output in each.
-        blocks: Blocks of 16 channels in each.
+        shape: Its input channels are counted in bytes.
+        elements: The same in elements of the input.
+        tiles: Of a part.
+        share: What a thread computes.
+        part: What is computed from one copy of the input, `count` of them for each share.
+        bits: Width of the weights, 16 for bfloat16.
     """
-
-    count: int
-    rows: int
-    columns: int
-    blocks: int
-
-
-def shares(shape: ConvolutionShape, threads: int) -> Share:
-    """Divides the outputs among threads.
-
-    By blocks of channels where weights are larger than the input, so that each thread reads its part of them; by rows
-    otherwise, or by columns where there is one row.
-
-    Args:
-        shape: The convolution.
-        threads: Threads; 1 for a serial kernel.
-
-    Returns:
-        Equal shares.
-    """
-    height, width, blocks = shape.out_height, shape.out_width, shape.blocks
-    if threads > 1 and blocks % threads == 0 and has_more_weights_than_inputs(shape):
-        return Share(threads, height, width, blocks // threads)
-    if height > 1:
-        rows = -(-height // threads)
-        return Share(-(-height // rows), rows, width, blocks)
-    columns = -(-width // threads)
-    return Share(-(-width // columns), 1, columns, blocks)
-
-
-@dataclass(frozen=True)
-class _Kernel:
-    """What the parts of the kernel below share."""
 
     shape: ConvolutionShape
+    elements: ConvolutionShape
     tiles: AmxTiles
     share: Share
-    epilogue: IntegerEpilogue
+    part: Share
+    epilogue: IntegerEpilogue | FloatEpilogue
     bits: int
     x: Buffer
     weight: Buffer
@@ -115,14 +90,53 @@ def amx_convolution(
         residual = build.arg("residual", build.buffer(out_shape, "uint8")) if epilogue.residual else None
         out = build.arg("out", build.buffer(out_shape, epilogue.output))
         arguments = (x, weight, bias, scale, zeros, factors, residual, out)
-        kernel = _Kernel(shape, tiles, share, epilogue, bits, *arguments)
-        with build.sblock("root"):
-            build.reads([])
-            build.writes([])
-            if asks:
-                amx.request_permission()
-            _all_shares(kernel)
+        part = replace(share, count=1)
+        _body(_Kernel(shape, shape, tiles, share, part, epilogue, bits, *arguments), asks)
     return builder.get()
+
+
+def bfloat16_convolution(shape: ConvolutionShape, epilogue: FloatEpilogue, threads: int, asks: bool) -> tirx.PrimFunc:
+    """Kernel `(x, weight, bias, residual?, out)` as `float_convolution`, its products rounded to bfloat16.
+
+    Each operand is rounded to nearest even, with denormals as zeros; products are exact, and sums are float32 in the
+    order of `TDPBF16PS`: of a tile's pairs of elements first all even ones and all odd ones, then both, then the rest.
+    The sum starts with the bias. Only the weight differs: `[C_out/16, KH, R, 32]` uint16 as `amx_weights` orders it.
+
+    Args:
+        shape: Loop bounds that `bfloat16_applies` to.
+        epilogue: What follows the sum.
+        threads: Threads to share the work among; 1 for a serial kernel.
+        asks: Whether the kernel asks for permission to use AMX, as the first one of a network must.
+
+    Returns:
+        The function.
+    """
+    in_bytes = shape_in_bytes(shape)
+    share = shares(shape, threads)
+    part = parts(shape, share)
+    tiles = amx_tiles(replace(in_bytes, out_channels=share.blocks * LANES), part.rows, part.columns)
+    out_shape = (1, shape.out_height, shape.out_width, shape.out_channels)
+    stored = (shape.blocks, shape.kernel[0], tiles.sums.weight_rows, LANES * INNER // ELEMENT_BYTES)
+    with IRBuilder() as builder, build.prim_func(s_tir=True):
+        build.func_name("main")
+        build.func_attr({"tirx.noalias": True})
+        x = build.arg("x", build.buffer((1, shape.height, shape.width, shape.in_channels), "float32"))
+        weight = build.arg("weight", build.buffer(stored, "uint16"))
+        bias = build.arg("bias", build.buffer((shape.out_channels,), "float32"))
+        residual = build.arg("residual", build.buffer(out_shape, "float32")) if epilogue.residual else None
+        out = build.arg("out", build.buffer(out_shape, "float32"))
+        arguments = (x, weight, bias, None, None, None, residual, out)
+        _body(_Kernel(in_bytes, shape, tiles, share, part, epilogue, BFLOAT16_BITS, *arguments), asks)
+    return builder.get()
+
+
+def _body(kernel: _Kernel, asks: bool) -> None:
+    with build.sblock("root"):
+        build.reads([])
+        build.writes([])
+        if asks:
+            amx.request_permission()
+        _all_shares(kernel)
 
 
 def _all_shares(kernel: _Kernel) -> None:
@@ -140,47 +154,81 @@ def _all_shares(kernel: _Kernel) -> None:
 
 
 def _one_share(kernel: _Kernel, first: tuple[Expression, Expression, Expression]) -> None:
-    """Computes a part of the output, from a row, a column and a block of channels on."""
-    shape, tiles, share = kernel.shape, kernel.tiles, kernel.share
+    """Computes what one thread does, from a row, a column and a block of channels on."""
+    shape, tiles, share, part = kernel.shape, kernel.tiles, kernel.share, kernel.part
     with build.sblock("share"):
         build.reads([])
         build.writes([])
         amx.configure(tiles)
-        source, top = kernel.x, first[0] * shape.stride[0]
-        if shape.is_padded:
-            source, top = _padded(kernel, top), 0
-        left = first[1] * shape.stride[1]
-        sums = build.sblock_alloc_buffer((tiles.pixels, tiles.rows, tiles.channels * LANES), "int32")
+        copy = None
+        if kernel.bits == BFLOAT16_BITS:
+            height, width = copy_size(kernel.elements, part.rows, part.columns)
+            copy = build.sblock_alloc_buffer((height * width * shape.in_channels,), "uint8")
+        elif shape.is_padded:
+            copy = padded(shape, part.rows, kernel.x, kernel.zeros[0].astype("uint8"), first[0] * shape.stride[0])
+        sum_type = "float32" if kernel.bits == BFLOAT16_BITS else "int32"
+        sums = build.sblock_alloc_buffer((tiles.pixels, tiles.rows, tiles.channels * LANES), sum_type)
         weight = kernel.weight
         if kernel.bits < 8:
             weight = _unpacked(kernel, first[2])
-        groups, steps = share.blocks // tiles.channels, -(-share.rows * tiles.in_row // tiles.pixels)
-        outer, inner = (steps, groups) if tiles.pixels_outside else (groups, steps)
-        with build.serial(0, outer) as a, build.serial(0, inner) as b:
-            step, group = (a, b) if tiles.pixels_outside else (b, a)
-            _one_group(kernel, source, weight, sums, (top, left), first, step, group)
+        if part.count == 1:
+            _one_part(kernel, copy, weight, sums, first)
+        else:
+            with build.serial(0, part.count) as number:
+                row = first[0] + te.min(number * part.rows, share.rows - part.rows)
+                column = first[1] + te.min(number * part.columns, share.columns - part.columns)
+                _one_part(kernel, copy, weight, sums, (row, column, first[2]))
         amx.release()
+
+
+def _one_part(
+    kernel: _Kernel,
+    copy: Buffer,
+    weight: Buffer,
+    sums: Buffer,
+    first: tuple[Expression, Expression, Expression],
+) -> None:
+    """Computes the outputs of one copy of the input."""
+    tiles, part = kernel.tiles, kernel.part
+    source = _source(kernel, copy, first)
+    groups, steps = part.blocks // tiles.channels, -(-part.rows * tiles.in_row // tiles.pixels)
+    outer, inner = (steps, groups) if tiles.pixels_outside else (groups, steps)
+    with build.serial(0, outer) as a, build.serial(0, inner) as b:
+        step, group = (a, b) if tiles.pixels_outside else (b, a)
+        _one_group(kernel, source, weight, sums, first, step, group)
+
+
+def _source(kernel: _Kernel, copy: Buffer, first: tuple[Expression, Expression, Expression]) -> AmxInput:
+    """Where the windows of a part's outputs are; fills the copy of a kernel in bfloat16."""
+    shape, part, stride = kernel.shape, kernel.part, kernel.shape.stride
+    top, left = first[0] * stride[0], first[1] * stride[1]
+    if kernel.bits == BFLOAT16_BITS:
+        rounded(kernel.elements, (part.rows, part.columns), kernel.x, copy, (first[0], first[1]))
+        if looks_at_single_pixels(shape):
+            return AmxInput(copy, part.columns, 0, 0, (1, 1))
+    if copy is None:
+        return AmxInput(kernel.x, 0, top, left, stride)
+    return AmxInput(copy, shape.padded_width, 0, left, stride)
 
 
 def _one_group(
     kernel: _Kernel,
-    source: Buffer,
+    source: AmxInput,
     weight: Buffer,
     sums: Buffer,
-    corner: tuple[Expression, Expression],
     first: tuple[Expression, Expression, Expression],
     step: Expression,
     group: Expression,
 ) -> None:
     """Computes the tiles that are summed side by side."""
-    tiles, share, stride = kernel.tiles, kernel.share, kernel.shape.stride
-    count, block = share.rows * tiles.in_row, group * tiles.channels
+    tiles, part, stride = kernel.tiles, kernel.part, source.stride
+    count, block = part.rows * tiles.in_row, group * tiles.channels
     places = []
     for pixel in range(tiles.pixels):
         number = te.min(step * tiles.pixels, count - tiles.pixels) + pixel
-        column = te.min(number % tiles.in_row * tiles.rows, share.columns - tiles.rows)
+        column = te.min(number % tiles.in_row * tiles.rows, part.columns - tiles.rows)
         places.append((number // tiles.in_row, column))
-    corners = [(corner[0] + row * stride[0], corner[1] + column * stride[1]) for row, column in places]
+    corners = [(source.top + row * stride[0], source.left + column * stride[1]) for row, column in places]
     _sum(kernel, source, corners, weight, (first[2], block), sums)
     for pixel, (row, column) in enumerate(places):
         _finish(kernel, sums, pixel, (first[0] + row, first[1] + column), first[2] + block)
@@ -188,7 +236,7 @@ def _one_group(
 
 def _sum(
     kernel: _Kernel,
-    source: Buffer,
+    source: AmxInput,
     corners: list[tuple[Expression, Expression]],
     weight: Buffer,
     blocks: tuple[Expression, Expression],
@@ -197,7 +245,8 @@ def _sum(
     """Sums a group of tiles, biases included, and stores it; its channels start some blocks after the share's first."""
     shape, tiles = kernel.shape, kernel.tiles
     block = blocks[0] + blocks[1]
-    pixel_stride = shape.stride[1] * shape.in_channels
+    pixel_stride = source.stride[1] * shape.in_channels
+    multiply = amx.multiply_bfloat16 if kernel.bits == BFLOAT16_BITS else amx.multiply
     numbers = [(p, c) for p in range(tiles.pixels) for c in range(tiles.channels)]
     for number, (_, c) in enumerate(numbers):  # a stride of 0 repeats the channels' biases in all rows
         amx.load(number, kernel.bias[(block + c) * LANES], 0)
@@ -206,22 +255,22 @@ def _sum(
         start = te.min(part * tiles.sums.depth, last)
         row_of = [corner[0] + tap * shape.dilation[0] for corner in corners]
         for p in range(tiles.pixels):
-            if shape.is_padded:
-                pixel = row_of[p] * shape.padded_width + corners[p][1]
-                element = source[pixel * shape.in_channels + start]
+            if source.width:
+                pixel = row_of[p] * source.width + corners[p][1]
+                element = source.buffer[pixel * shape.in_channels + start]
             else:
-                element = source[0, row_of[p], corners[p][1], start]
+                element = source.buffer[0, row_of[p], corners[p][1], start]
             amx.load(amx.FIRST_INPUT + p % 2, element, pixel_stride)
             for c in range(tiles.channels):
                 if p == 0 or tiles.channels > 2:
                     row = part * (tiles.sums.depth // INNER)
-                    if kernel.bits == 8:
+                    if kernel.bits >= 8:
                         weights = weight[block + c, tap, row, 0]
                     else:
                         before = ((blocks[1] + c) * shape.kernel[0] + tap) * tiles.sums.weight_rows
                         weights = weight[(before + row) * LANES * INNER]
                     amx.load(amx.FIRST_WEIGHT + c % 2, weights, LANES * INNER)
-                amx.multiply(p * tiles.channels + c, amx.FIRST_INPUT + p % 2, amx.FIRST_WEIGHT + c % 2)
+                multiply(p * tiles.channels + c, amx.FIRST_INPUT + p % 2, amx.FIRST_WEIGHT + c % 2)
     for number, (p, c) in enumerate(numbers):
         amx.store(number, sums[p, 0, c * LANES], tiles.channels * LANES * 4)
 
@@ -237,52 +286,12 @@ def _finish(kernel: _Kernel, sums: Buffer, pixel: int, place: tuple[Expression, 
                 index = [0, place[0], place[1] + number, channel]
                 total = sums[pixel, number, start + lane]
                 residual = None if kernel.residual is None else kernel.residual[tuple(index)]
-                value = kernel.epilogue.apply(total, kernel.scale[channel], kernel.zeros, kernel.factors, residual)
+                match kernel.epilogue:
+                    case FloatEpilogue() as real:
+                        value = real.apply(total, residual)
+                    case IntegerEpilogue() as integer:
+                        value = integer.apply(total, kernel.scale[channel], kernel.zeros, kernel.factors, residual)
                 build.buffer_store(kernel.out, value, index)
-
-
-def _padded(kernel: _Kernel, top: Expression) -> Buffer:
-    """Copies the rows that a share reads, with their padding."""
-    shape, share = kernel.shape, kernel.share
-    rows = (share.rows - 1) * shape.stride[0] + shape.dilation[0] * (shape.kernel[0] - 1) + 1
-    width, channels = shape.padded_width, shape.in_channels
-    left = shape.pads[1]
-    kept = min(shape.width, width - left)
-    # one axis: TVM cuts axes down to what it sees accessed, and of a tile it sees the first element only
-    padded = build.sblock_alloc_buffer((rows * width * channels,), "uint8")
-    fill = kernel.zeros[0].astype("uint8")
-    with build.serial(0, rows) as row:
-        source = top + row - shape.pads[0]
-        first_byte = row * (width * channels)
-        _fill(padded, fill, first_byte, left * channels)
-        _fill(padded, fill, first_byte + (left + kept) * channels, (width - left - kept) * channels)
-        with build.If(te.all(source >= 0, source < shape.height)):
-            with build.Then():
-                for first, count, lanes in _vectors(kept * channels):
-                    with build.serial(0, count) as number, build.vectorized(0, lanes) as lane:
-                        value = kernel.x[0, source, 0, first + number * lanes + lane]
-                        place = first_byte + left * channels + first + number * lanes + lane
-                        build.buffer_store(padded, value, [place])
-            with build.Else():
-                _fill(padded, fill, first_byte + left * channels, kept * channels)
-    return padded
-
-
-def _fill(padded: Buffer, value: Expression, start: Expression, size: int) -> None:
-    for first, count, lanes in _vectors(size):
-        with build.serial(0, count) as number, build.vectorized(0, lanes) as lane:
-            build.buffer_store(padded, value, [start + first + number * lanes + lane])
-
-
-def _vectors(size: int) -> list[tuple[int, int, int]]:
-    """First byte, number and size of the vectors that cover some bytes."""
-    found, first = [], 0
-    for lanes in (64, 32, 16, 8, 4):
-        count = (size - first) // lanes
-        if count:
-            found.append((first, count, lanes))
-            first += count * lanes
-    return found
 
 
 def _unpacked(kernel: _Kernel, first_block: Expression) -> Buffer:

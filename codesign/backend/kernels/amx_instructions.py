@@ -94,6 +94,17 @@ def multiply(sums: int, unsigned: int, signed: int) -> None:
     _instruction("tdpbusd", _number(sums), _number(unsigned), _number(signed))
 
 
+def multiply_bfloat16(sums: int, left: int, right: int) -> None:
+    """Adds products of bfloat16 numbers, two to a sum; denormals count as zeros.
+
+    Args:
+        sums: Tile of float32 sums.
+        left: Tile of pixels.
+        right: Tile of weights.
+    """
+    _instruction("tdpbf16ps", _number(sums), _number(left), _number(right))
+
+
 def _number(tile: int) -> Expression:
     return tirx.const(tile, "int8")
 

@@ -1,12 +1,13 @@
 """How a convolution is cut into AMX tiles: outputs by 16 pixels x 16 channels, sums by up to 64 bytes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.backend.kernels.bfloat16 import ELEMENT_BYTES, HALF_VECTOR, to_bfloat16
 from codesign.backend.kernels.geometry import ConvolutionShape
-from codesign.backend.kernels.packing import INNER, LANES, PLANES
+from codesign.backend.kernels.packing import INNER, LANES, PLANES, block_weights
 
 TILE_ROWS = 16
 TILE_BYTES = 64
@@ -18,6 +19,10 @@ PARALLEL_OUTPUTS, PARALLEL_MACS = 60_000, 3_000_000
 """Outputs count little, since dividing them also means that they are fetched from another core later."""
 MINIMUM_AMX_MACS = 100_000
 """Below this VNNI is faster, since configuring the tiles takes 80 ns."""
+MINIMUM_BFLOAT16_MACS = 30_000
+"""The same for float32 on vectors against bfloat16."""
+LEAST_CHANNELS = 3
+"""Of an image, which is stored with 4 for bfloat16."""
 LEAST_DEPTH = 16
 """Bytes of a kernel row below which tiles are nearly empty: 3x3 over the 3 channels of an image is no faster."""
 
@@ -33,6 +38,48 @@ def amx_applies(shape: ConvolutionShape) -> bool:
     """
     possible = shape.groups == 1 and shape.dilation[1] == 1 and run_bytes(shape) >= LEAST_DEPTH
     return possible and shape.macs >= MINIMUM_AMX_MACS
+
+
+def shape_in_bytes(shape: ConvolutionShape) -> ConvolutionShape:
+    """A convolution of bfloat16 as the tiles see it.
+
+    Args:
+        shape: The convolution.
+
+    Returns:
+        The same with its input channels counted in bytes.
+    """
+    return replace(shape, in_channels=shape.in_channels * ELEMENT_BYTES)
+
+
+def bfloat16_applies(shape: ConvolutionShape) -> bool:
+    """Whether tiles compute a convolution in float32 faster than vectors, as measured (docs/benchmarks.md).
+
+    Args:
+        shape: The convolution.
+
+    Returns:
+        False for several groups, horizontal dilation, channels that are no multiple of 4, rows of few elements, and
+        little work.
+    """
+    kept = shape.in_channels
+    if shape.kernel != (1, 1) or shape.is_padded or shape.stride[1] == 1:
+        kept *= min(shape.width, shape.padded_width - shape.pads[1])
+    possible = shape.groups == 1 and shape.dilation[1] == 1 and shape.in_channels % 4 == 0 and kept >= HALF_VECTOR
+    deep = run_bytes(shape_in_bytes(shape)) >= LEAST_DEPTH
+    return possible and deep and worth_bfloat16(shape)
+
+
+def worth_bfloat16(shape: ConvolutionShape) -> bool:
+    """Whether a convolution in float32 is so much work that configuring tiles and rounding pays.
+
+    Args:
+        shape: The convolution; an image of few channels with as many as it has.
+
+    Returns:
+        False for few multiply-accumulates, and for images of one or two channels, whose other two would be zeros.
+    """
+    return shape.macs >= MINIMUM_BFLOAT16_MACS and shape.in_channels >= LEAST_CHANNELS
 
 
 def worth_threads(shape: ConvolutionShape) -> bool:
@@ -199,3 +246,17 @@ def amx_weights(blocks: NDArray[np.int8], sums: SumBlocks) -> NDArray[np.int8]:
         result[:, :, fresh.start + offset : fresh.stop + offset] = by_row[:, :, fresh]
         done = first + size
     return result
+
+
+def bfloat16_weights(weight: NDArray[np.float32], shape: ConvolutionShape) -> NDArray[np.uint16]:
+    """Rounds weights, in the order in which tiles load them.
+
+    Args:
+        weight: `[C_out, C_in, KH, KW]`, input channels as stored.
+        shape: The convolution.
+
+    Returns:
+        `[C_out/16, KH, weight_rows, 32]`.
+    """
+    blocks = block_weights(to_bfloat16(weight), INNER // ELEMENT_BYTES)
+    return amx_weights(blocks.view(np.int8), sum_blocks(shape_in_bytes(shape))).view(np.uint16)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codesign.backend.kernels import amx_instructions
-from codesign.backend.kernels.amx_convolution import amx_convolution, shares
+from codesign.backend.kernels.amx_convolution import amx_convolution
+from codesign.backend.kernels.amx_shares import shares
 from codesign.backend.kernels.amx_tiles import ACCUMULATORS, amx_applies, amx_tiles, amx_weights, run_bytes, sum_blocks
 from codesign.backend.kernels.epilogue import IntegerEpilogue
 from codesign.backend.kernels.geometry import ConvolutionShape
