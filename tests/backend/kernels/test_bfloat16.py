@@ -180,6 +180,25 @@ def test_sums_are_those_of_the_manual_bit_for_bit(shape: ConvolutionShape) -> No
 
 
 @NEEDS_AMX
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        ConvolutionShape(19, 33, 16, 16, (3, 3), pads=(1, 1, 1, 1)),
+        ConvolutionShape(1, 300, 48, 16),
+        ConvolutionShape(19, 33, 32, 16, (1, 1), (2, 2)),
+    ],
+)
+def test_parts_compute_the_same(shape: ConvolutionShape, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, epilogue = _operands(shape, 3), FloatEpilogue(Clamp(0.0), residual=True)
+    assert parts(shape, shares(shape, threads)).count <= 2
+    whole = _run(shape, epilogue, given)
+    monkeypatch.setattr(amx_shares, "ROUNDED_BYTES", 3000)
+    assert parts(shape, shares(shape, threads)).count > 1
+    assert np.array_equal(_run(shape, epilogue, given, threads), whole)
+
+
+@NEEDS_AMX
 def test_infinities_and_nan_stay_in_their_windows_and_denormals_are_zeros() -> None:
     shape = ConvolutionShape(5, 17, 16, 16, (3, 3), pads=(1, 1, 1, 1))
     given = _operands(shape, 2)
