@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 
 from codesign.backend.layer_times import LayerTime
+from codesign.cost.base import kernel_latency_s
 from codesign.errors import MeasurementError
 from codesign.flow.build import BASELINE, machine
 from codesign.flow.context import RunContext
@@ -133,7 +134,7 @@ def _layers(
         losses = {bits.weight: loss for bits, loss in node.loss_increase_nats.items()}
         trace = traces.get(node.name)
         known = (trace.trace, trace.standard_error, trace.exact) if trace else (None, None, None)
-        predicted = context.cost_model.price_node(node, chosen.bits_of[node.name]).latency_s
+        predicted = kernel_latency_s(context.cost_model, node, chosen.bits_of[node.name])
         found = measured.get(node.name)
         row = LayerRow(node.name, node.op_type, node.macs, node.weight_elements, losses, *known)
         rows.append(dataclasses.replace(row, predicted_s=predicted, measured_s=found))

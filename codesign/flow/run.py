@@ -147,7 +147,7 @@ def _chosen_layers(
     network, measured = compiled[identity], built[identity]
     if isinstance(network, str) or isinstance(measured, str):
         return ()
-    return measured_layers(context, network[1], measured)
+    return measured_layers(context, network[1], None if measured.latency is None else measured.latency.median_s)
 
 
 def _failed(context: RunContext, identity: str, error: CodesignError) -> str:
