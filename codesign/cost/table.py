@@ -1,12 +1,13 @@
 """What kernels took on a device in networks that were measured there: a latency table, by what a kernel computes.
 
-    latency of a kernel = mean of its observations          where the table has it
-                          what the base model says          elsewhere
+    latency of a kernel = (sum of its observations + prior x what the base model says) / (observations + prior)
 
+which is what the base model says where there is no observation, and their mean where the prior is 0.
 A kernel is a node together with the nodes that are merged into it. An observation is its share of the measured latency
-of one network, so that a network whose kernels are all known from itself alone is predicted exactly. A network does not
-slow a kernel down equally wherever it stands: observations of one kernel in several networks differ, and the table
-keeps by how much.
+of one network, so that without a prior a network whose kernels are all known from itself alone takes what it took. A
+network does not slow a kernel down equally wherever it stands: observations of one kernel in several networks differ,
+and the table keeps by how much. With few networks the order of others is better where the model's word counts as much
+as one observation (`ONE_WORD`): kernels that were seen once carry the whole error of one network's measurement.
 """
 
 import dataclasses
@@ -24,6 +25,10 @@ from codesign.ir.annotations import Provenance
 from codesign.plan.facts import ConvGeometry, GraphFacts, NodeFacts
 from codesign.plan.plan import Plan
 from codesign.quantization.scheme import BitWidths
+
+
+ONE_WORD = 1.0
+"""Prior at which a prediction counts as one observation."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +226,7 @@ class Coverage:
         kernels: Of the network.
         measured_kernels: Those of them that the table has.
         latency_s: Predicted latency of the network.
-        measured_s: The part of it that comes from the table.
+        measured_s: The part of it that these kernels take.
     """
 
     kernels: int
@@ -232,7 +237,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class TabledModel:
-    """Prices kernels by a table where it has them and by another model elsewhere.
+    """Prices kernels by a table where it has them, and by another model.
 
     All seconds of a kernel are on its first node; merged nodes take none. Energy follows: what a device draws while it
     is idle is paid for the measured time. `GraphFacts` must come from `facts_of`, whose nodes know what they merge.
@@ -240,10 +245,18 @@ class TabledModel:
     Attributes:
         base: The other model.
         table: Measured kernels.
+        prior: Observations that the other model's prediction of a kernel counts as; from 0 up.
     """
 
     base: CostModel
     table: LatencyTable
+    prior: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.prior < math.inf:
+            raise InputError(
+                f"prior: got {self.prior}, allowed are finite numbers from 0 up; give 0 to trust the table"
+            )
 
     @property
     def profile(self) -> HardwareProfile:
@@ -270,10 +283,11 @@ class TabledModel:
             return cost
         if node.fused_into is not None:
             return self._taking(cost, 0.0)
-        entry = self.table.find(workload_of(node, bits))
-        if entry is not None:
-            return self._taking(cost, entry.seconds)
-        return self._taking(cost, kernel_latency_s(self.base, node, bits))
+        predicted_s, entry = kernel_latency_s(self.base, node, bits), self.table.find(workload_of(node, bits))
+        if entry is None:
+            return self._taking(cost, predicted_s)
+        together = entry.observations * entry.seconds + self.prior * predicted_s
+        return self._taking(cost, together / (entry.observations + self.prior))
 
     def coverage(self, facts: GraphFacts, plan: Plan) -> Coverage:
         """How much of the latency of a plan is measured.

@@ -150,3 +150,18 @@ def test_idle_power_follows_the_measured_time() -> None:
     before, after = price(BASE, FACTS, plan), price(model, FACTS, plan)
     idle_j = BASE.profile.idle_power_w * (after.latency_s - before.latency_s)
     assert after.energy_j == pytest.approx(before.energy_j + idle_j)
+
+
+@given(st.floats(0, 10))
+def test_a_prior_counts_as_so_many_observations(prior: float) -> None:
+    plan = _plan([BitWidths(8, 8)] * 4)
+    table = tabulate(observe(FACTS, plan.bits_of, dict.fromkeys(KERNELS, 1.0), 5.0))
+    model, first = TabledModel(BASE, table, prior), FACTS.by_name["first"]
+    said = kernel_latency_s(BASE, first, BitWidths(8, 8))
+    found = model.price_node(first, BitWidths(8, 8)).latency_s
+    assert found == pytest.approx((2 * 1.0 + prior * said) / (2 + prior))  # `first` and `third` compute the same
+
+
+def test_a_senseless_prior_is_refused() -> None:
+    with pytest.raises(InputError, match="prior: got -1"):
+        TabledModel(BASE, LatencyTable(), -1.0)
