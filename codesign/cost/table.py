@@ -26,7 +26,6 @@ from codesign.plan.facts import ConvGeometry, GraphFacts, NodeFacts
 from codesign.plan.plan import Plan
 from codesign.quantization.scheme import BitWidths
 
-
 ONE_WORD = 1.0
 """Prior at which a prediction counts as one observation."""
 
