@@ -26,8 +26,9 @@ from codesign.errors import CompileError
 NETWORK_KERNEL = "network"
 PIPELINE = "codesign"
 """Name of the lowering of this module's functions among TVM's pipelines."""
-STACK_BYTES = 32_768
-"""Largest buffer of a kernel that lies on the stack, where LLVM aligns it to 16 bytes."""
+STACK_BYTES = 4_096
+"""Largest buffer of a kernel that lies on the stack: LLVM aligns it there to 16 bytes, which costs large ones more than
+taking it from a pool."""
 _CODE = ir.PrimType("int32")
 """What functions return: 0, or -1 after an error whose message TVM keeps."""
 _CPU = 1
