@@ -12,7 +12,6 @@ from codesign.backend.kernels.amx_convolution import amx_convolution
 from codesign.backend.kernels.amx_tiles import (
     amx_applies,
     amx_weights,
-    packed_rows,
     sum_blocks,
     worth_threads,
 )
@@ -24,7 +23,7 @@ from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.integer_convolution import inner_channels, integer_convolution
 from codesign.backend.kernels.matrix_vector import float_matrix_vector, integer_matrix_vector
 from codesign.backend.kernels.packed_matrix_vector import packed_matrix_vector, shared_steps
-from codesign.backend.kernels.packing import INNER, LANES, block_weights, pack_planes
+from codesign.backend.kernels.packing import INNER, LANES, block_weights, pack_planes, packed_steps
 from codesign.backend.operations import Convolution, Quantization
 
 
@@ -125,26 +124,14 @@ def layer_constants(layer: Convolution, shape: ConvolutionShape, isa: Instructio
     values = layer.weight.values
     channels = values.shape[0]
     if layer.weight.scale is None:
-        blocks = _with_input_channels(values, shape)
+        blocks = _summed_weights(values, shape, shape.in_channels if _is_vector(shape) else shape.reduction_channels)
         bias = np.zeros(shape.out_channels, np.float32)
         bias[:channels] = 0 if layer.bias is None else layer.bias
         weight = depthwise_weights(values) if depthwise_applies(shape) else block_weights(blocks, 1)[..., 0]
         return LayerConstants((weight, bias), (weight, bias))
     x = layer.x.quantization
     assert x is not None
-    inner = INNER if runs_on_amx(layer, shape, isa) else inner_channels(shape, isa)
-    weight = block_weights(_with_input_channels(values, shape), inner)
-    if runs_on_amx(layer, shape, isa):
-        weight = amx_weights(weight, sum_blocks(shape))
-    steps = shared_steps(shape.in_channels, layer.weight.bits, isa) if _is_vector(shape) else 0
-    if steps:
-        weight = weight.reshape(weight.shape[0], -1, steps * LANES * INNER)
-        weight = pack_planes(weight, layer.weight.bits)
-    elif layer.weight.bits < 8 and runs_on_amx(layer, shape, isa):
-        together = packed_rows(shape, layer.weight.bits) * LANES * INNER
-        weight = pack_planes(weight.reshape(shape.blocks, -1, together), layer.weight.bits)
-    elif layer.weight.bits < 8:
-        weight = pack_planes(weight.reshape(*weight.shape[:4], -1), layer.weight.bits)
+    weight = _stored_weights(layer, shape, isa)
     bias = np.zeros(shape.out_channels, np.int32)
     bias[:channels] = -x.zero_point * values.astype(np.int64).sum(axis=(1, 2, 3))
     if layer.bias is not None:
@@ -155,10 +142,32 @@ def layer_constants(layer: Convolution, shape: ConvolutionShape, isa: Instructio
     return LayerConstants((weight, bias, scale, zeros, factors), (weight, bias, scale))
 
 
-def _with_input_channels(values: NDArray[np.generic], shape: ConvolutionShape) -> NDArray[np.generic]:
-    """Weights padded with zeros for input channels that are only stored."""
-    missing = shape.reduction_channels - values.shape[1]
-    return np.pad(values, ((0, 0), (0, missing), (0, 0), (0, 0))) if missing else values
+def _stored_weights(layer: Convolution, shape: ConvolutionShape, isa: InstructionSet) -> NDArray[np.generic]:
+    """Quantised weights as their kernel reads them."""
+    on_amx, bits = runs_on_amx(layer, shape, isa), layer.weight.bits
+    whole = _is_vector(shape) or (on_amx and shape.groups == 1)
+    summed = _summed_weights(layer.weight.values, shape, shape.in_channels if whole else shape.reduction_channels)
+    weight = block_weights(summed, INNER if on_amx else inner_channels(shape, isa))
+    lanes = (LANES, weight.shape[-1])
+    if on_amx:
+        weight = amx_weights(weight, sum_blocks(shape))
+    if bits == 8:
+        return weight if on_amx else weight.reshape(shape.blocks, -1, *lanes)
+    rows = weight.reshape(shape.blocks, -1, lanes[0] * lanes[1])
+    together = packed_steps(rows.shape[1], bits)
+    return pack_planes(rows.reshape(shape.blocks, -1, together * rows.shape[2]), bits)
+
+
+def _summed_weights(values: NDArray[np.generic], shape: ConvolutionShape, channels: int) -> NDArray[np.generic]:
+    """Weights `[C_out, channels, KH, KW]` of all input channels that a kernel sums over, zero where there are none."""
+    filters, group_in = values.shape[:2]
+    result = np.zeros((filters, channels, *values.shape[2:]), values.dtype)
+    for channel in range(filters):
+        first = 0
+        if shape.groups > 1 and not shape.is_depthwise:
+            first = channel // shape.group_out * group_in - shape.first_channel(channel // LANES)
+        result[channel, first : first + group_in] = values[channel]
+    return result
 
 
 def _channel_scale(layer: Convolution, x: Quantization) -> NDArray[np.float32]:

@@ -14,16 +14,21 @@ from math import prod
 
 import numpy as np
 import tvm
+import tvm_ffi
 from numpy.typing import NDArray
 from tvm import ir, relax, tirx
 from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
+from codesign.backend.kernels.amx_instructions import WHOLE_LINES
 from codesign.backend.memory_plan import LINE, Lifetime, MemoryPlan, plan_memory
 from codesign.errors import CompileError
 
 NETWORK_KERNEL = "network"
 PIPELINE = "codesign"
 """Name of the lowering of this module's functions among TVM's pipelines."""
+STACK_BYTES = 4_096
+"""Largest buffer of a kernel that lies on the stack: LLVM aligns it there to 16 bytes, which costs large ones more than
+taking it from a pool."""
 _CODE = ir.PrimType("int32")
 """What functions return: 0, or -1 after an error whose message TVM keeps."""
 _CPU = 1
@@ -194,6 +199,8 @@ def _of_addresses(kernel: tirx.PrimFunc) -> tirx.PrimFunc:
     ]
     views = [tirx.DeclBuffer(buffer, data=pointer) for buffer, pointer in zip(kernel.params, pointers, strict=True)]
     function = tirx.PrimFunc(pointers, tirx.SeqStmt([*views, kernel.body]), ret_type=_CODE)
+    if WHOLE_LINES in kernel.attrs:
+        function = function.with_attr(WHOLE_LINES, True)
     return function.with_attr("tirx.noalias", True).with_attr("s_tir", True)
 
 
@@ -247,9 +254,20 @@ def _completed(function: tirx.PrimFunc, _module: tvm.IRModule, _context: tvm.tra
     if "global_symbol" in function.attrs:
         return function
     node = ir.StringImm("default")
-    placed = tirx.AttrStmt(node, "device_type", tirx.const(_CPU, "int32"), function.body)
+    body = function.body
+    if WHOLE_LINES not in function.attrs:
+        body = tvm_ffi.structural_map(body, (tirx.AllocBuffer, _on_the_stack), order="post")
+    placed = tirx.AttrStmt(node, "device_type", tirx.const(_CPU, "int32"), body)
     placed = tirx.AttrStmt(node, "device_id", tirx.const(0, "int32"), placed)
     return function.with_body(tirx.SeqStmt([placed, tirx.Return(tirx.const(0, "int32"))]))
+
+
+def _on_the_stack(memory: tirx.AllocBuffer) -> tirx.AllocBuffer:
+    """Memory of a kernel, which TVM takes from a pool where it is more than 1 kB unless told not to."""
+    size = prod(int(extent) for extent in memory.buffer.shape) * tvm.DataType(str(memory.buffer.dtype)).bits // 8
+    if size > STACK_BYTES:
+        return memory
+    return tirx.AllocBuffer(memory.buffer, {"disable_lower_builtin": tirx.const(True)})
 
 
 def _pipeline() -> tuple[tvm.transform.Pass, object, object]:

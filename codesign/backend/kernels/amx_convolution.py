@@ -8,7 +8,13 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as build
 
 from codesign.backend.kernels import amx_instructions as amx
-from codesign.backend.kernels.amx_tiles import AmxTiles, amx_tiles, has_more_weights_than_inputs, packed_rows
+from codesign.backend.kernels.amx_tiles import (
+    AmxTiles,
+    SumBlocks,
+    amx_tiles,
+    has_more_weights_than_inputs,
+    packed_rows,
+)
 from codesign.backend.kernels.epilogue import FACTORS, ZEROS, IntegerEpilogue
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.packing import INNER, LANES, PLANES, neighbours
@@ -78,6 +84,22 @@ class _Kernel:
     out: Buffer
 
 
+@dataclass(frozen=True)
+class _Weights:
+    """Weights in the order in which tiles load them, from a block of channels on."""
+
+    kernel: _Kernel
+    memory: Buffer
+    first_block: Expression
+
+    def at(self, block: Expression, tap: Expression, row: Expression) -> Expression:
+        """First element of a row of weights."""
+        if self.kernel.bits == 8:
+            return self.memory[block, tap, row, 0]
+        before = ((block - self.first_block) * self.kernel.shape.kernel[0] + tap) * self.kernel.tiles.sums.weight_rows
+        return self.memory[(before + row) * LANES * INNER]
+
+
 def amx_convolution(
     shape: ConvolutionShape, bits: int, epilogue: IntegerEpilogue, threads: int, asks: bool
 ) -> tirx.PrimFunc:
@@ -87,7 +109,7 @@ def amx_convolution(
     `[C_out/16, KH R / S, 8 bits S]` uint8 (packing.py), with S of `packed_rows`.
 
     Args:
-        shape: Loop bounds; one group, no horizontal dilation.
+        shape: Loop bounds; not depthwise, no horizontal dilation.
         bits: Width of the weights.
         epilogue: What follows the sum.
         threads: Threads to share the work among; 1 for a serial kernel.
@@ -105,7 +127,7 @@ def amx_convolution(
         stored = (shape.blocks, stored[1] * stored[2] // rows, LANES * INNER * rows * bits // 8)
     with IRBuilder() as builder, build.prim_func(s_tir=True):
         build.func_name("main")
-        build.func_attr({"tirx.noalias": True})
+        build.func_attr({"tirx.noalias": True, amx.WHOLE_LINES: True})
         x = build.arg("x", build.buffer((1, shape.height, shape.width, shape.in_channels), "uint8"))
         weight = build.arg("weight", build.buffer(stored, "int8" if bits == 8 else "uint8"))
         bias = build.arg("bias", build.buffer((shape.out_channels,), "int32"))
@@ -151,37 +173,39 @@ def _one_share(kernel: _Kernel, first: tuple[Expression, Expression, Expression]
             source, top = _padded(kernel, top), 0
         left = first[1] * shape.stride[1]
         sums = build.sblock_alloc_buffer((tiles.pixels, tiles.rows, tiles.channels * LANES), "int32")
-        weight = kernel.weight
-        if kernel.bits < 8:
-            weight = _unpacked(kernel, first[2])
         groups, steps = share.blocks // tiles.channels, -(-share.rows * tiles.in_row // tiles.pixels)
-        outer, inner = (steps, groups) if tiles.pixels_outside else (groups, steps)
-        with build.serial(0, outer) as a, build.serial(0, inner) as b:
-            step, group = (a, b) if tiles.pixels_outside else (b, a)
-            _one_group(kernel, source, weight, sums, (top, left), first, step, group)
+        if tiles.pixels_outside:
+            weight = _weights(kernel, first[2], share.blocks)
+            with build.serial(0, steps) as step, build.serial(0, groups) as group:
+                _one_group(kernel, source, weight, sums, (top, left), first, step, group * tiles.channels)
+        else:
+            with build.serial(0, groups) as group:
+                weight = _weights(kernel, first[2] + group * tiles.channels, tiles.channels)
+                with build.serial(0, steps) as step:
+                    _one_group(kernel, source, weight, sums, (top, left), first, step, group * tiles.channels)
         amx.release()
 
 
 def _one_group(
     kernel: _Kernel,
     source: Buffer,
-    weight: Buffer,
+    weight: _Weights,
     sums: Buffer,
     corner: tuple[Expression, Expression],
     first: tuple[Expression, Expression, Expression],
     step: Expression,
-    group: Expression,
+    block: Expression,
 ) -> None:
-    """Computes the tiles that are summed side by side."""
+    """Computes the tiles that are summed side by side; their channels start some blocks after the share's first."""
     tiles, share, stride = kernel.tiles, kernel.share, kernel.shape.stride
-    count, block = share.rows * tiles.in_row, group * tiles.channels
+    count = share.rows * tiles.in_row
     places = []
     for pixel in range(tiles.pixels):
         number = te.min(step * tiles.pixels, count - tiles.pixels) + pixel
         column = te.min(number % tiles.in_row * tiles.rows, share.columns - tiles.rows)
         places.append((number // tiles.in_row, column))
     corners = [(corner[0] + row * stride[0], corner[1] + column * stride[1]) for row, column in places]
-    _sum(kernel, source, corners, weight, (first[2], block), sums)
+    _sum(kernel, source, corners, weight, first[2] + block, sums)
     for pixel, (row, column) in enumerate(places):
         _finish(kernel, sums, pixel, (first[0] + row, first[1] + column), first[2] + block)
 
@@ -190,20 +214,18 @@ def _sum(
     kernel: _Kernel,
     source: Buffer,
     corners: list[tuple[Expression, Expression]],
-    weight: Buffer,
-    blocks: tuple[Expression, Expression],
+    weight: _Weights,
+    block: Expression,
     sums: Buffer,
 ) -> None:
-    """Sums a group of tiles, biases included, and stores it; its channels start some blocks after the share's first."""
+    """Sums a group of tiles, biases included, and stores it; its channels start at a block of the layer."""
     shape, tiles = kernel.shape, kernel.tiles
-    block = blocks[0] + blocks[1]
     pixel_stride = shape.stride[1] * shape.in_channels
     numbers = [(p, c) for p in range(tiles.pixels) for c in range(tiles.channels)]
     for number, (_, c) in enumerate(numbers):  # a stride of 0 repeats the channels' biases in all rows
         amx.load(number, kernel.bias[(block + c) * LANES], 0)
-    with build.serial(0, shape.kernel[0]) as tap, build.serial(0, len(tiles.sums.starts)) as part:
-        last = shape.kernel[1] * shape.in_channels - tiles.sums.depth
-        start = te.min(part * tiles.sums.depth, last)
+    with build.serial(0, shape.kernel[0]) as tap, build.serial(0, tiles.sums.steps) as part:
+        start = _start(shape, tiles.sums, part, block)
         row_of = [corner[0] + tap * shape.dilation[0] for corner in corners]
         for p in range(tiles.pixels):
             if shape.is_padded:
@@ -215,15 +237,21 @@ def _sum(
             for c in range(tiles.channels):
                 if p == 0 or tiles.channels > 2:
                     row = part * (tiles.sums.depth // INNER)
-                    if kernel.bits == 8:
-                        weights = weight[block + c, tap, row, 0]
-                    else:
-                        before = ((blocks[1] + c) * shape.kernel[0] + tap) * tiles.sums.weight_rows
-                        weights = weight[(before + row) * LANES * INNER]
-                    amx.load(amx.FIRST_WEIGHT + c % 2, weights, LANES * INNER)
+                    amx.load(amx.FIRST_WEIGHT + c % 2, weight.at(block + c, tap, row), LANES * INNER)
                 amx.multiply(p * tiles.channels + c, amx.FIRST_INPUT + p % 2, amx.FIRST_WEIGHT + c % 2)
     for number, (p, c) in enumerate(numbers):
         amx.store(number, sums[p, 0, c * LANES], tiles.channels * LANES * 4)
+
+
+def _start(shape: ConvolutionShape, sums: SumBlocks, part: Expression, block: Expression) -> Expression:
+    """Where a block of the sum starts, in bytes from the first one of a kernel row."""
+    last = sums.starts[-1]
+    if shape.groups == 1:
+        return te.min(part * sums.depth, last)
+    count = len(sums.starts)
+    column = part // count * shape.in_channels + te.min(part % count * sums.depth, last)
+    unused = shape.in_channels - shape.reduction_channels
+    return column + te.min(block * LANES // shape.group_out * shape.group_in, unused)
 
 
 def _finish(kernel: _Kernel, sums: Buffer, pixel: int, place: tuple[Expression, Expression], block: Expression) -> None:
@@ -285,9 +313,16 @@ def _vectors(size: int) -> list[tuple[int, int, int]]:
     return found
 
 
-def _unpacked(kernel: _Kernel, first_block: Expression) -> Buffer:
-    """Expands the weights of a share."""
-    shape, bits, blocks = kernel.shape, kernel.bits, kernel.share.blocks
+def _weights(kernel: _Kernel, first: Expression, count: int) -> _Weights:
+    """The weights of some blocks of channels, expanded to bytes where they are narrower."""
+    if kernel.bits == 8:
+        return _Weights(kernel, kernel.weight, 0)
+    return _Weights(kernel, _unpacked(kernel, first, count), first)
+
+
+def _unpacked(kernel: _Kernel, first_block: Expression, blocks: int) -> Buffer:
+    """Expands the weights of some blocks of channels."""
+    shape, bits = kernel.shape, kernel.bits
     together = packed_rows(shape, bits)
     lanes = together * LANES * INNER
     near = neighbours(lanes, bits)

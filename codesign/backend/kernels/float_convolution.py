@@ -42,7 +42,7 @@ def float_convolution(
     total = te.compute(out_shape, product, "accumulated")
 
     def finish(n: tirx.Expr, h: tirx.Expr, w: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
-        return epilogue.apply(total[n, h, w, c] + bias[c], None if residual is None else residual[n, h, w, c])
+        return epilogue.apply(total[n, h, w, c], None if residual is None else residual[n, h, w, c])
 
     out = te.compute(out_shape, finish, "out")
     arguments = [x, weight, bias] + ([residual] if residual is not None else []) + [out]

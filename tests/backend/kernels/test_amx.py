@@ -75,6 +75,8 @@ def test_layers_that_other_kernels_compute() -> None:
     assert not amx_applies(ConvolutionShape(32, 32, 4, 16, (3, 3)))
     assert not amx_applies(ConvolutionShape(20, 20, 16, 16, (3, 3), groups=16, group_in=1, group_out=1))
     assert not amx_applies(ConvolutionShape(20, 20, 16, 16, (3, 3), dilation=(1, 2)))
+    assert amx_applies(ConvolutionShape(20, 20, 64, 64, (3, 3), groups=16, group_in=4, group_out=4))
+    assert not amx_applies(ConvolutionShape(20, 20, 64, 128, (3, 3), groups=16, group_in=4, group_out=16))
 
 
 def test_no_permission_is_an_error_and_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,6 +279,30 @@ def test_groups_of_whole_vectors(groups: int) -> None:
     _check_integers(Case((9, 9), 8, 16, groups, window, 4, (5, 0, 0, 6)), None)
 
 
+FEW_CHANNELS = [
+    Case((9, 9), 4, 4, 8, SpatialWindow((3, 3), (2, 2), pads=(1, 1, 1, 1)), 8, (5, 0, 0, 6)),
+    Case((5, 18), 8, 8, 6, SpatialWindow((3, 3), pads=(1, 1, 1, 1)), 4, (5, 0, 0, 6)),
+    Case((4, 6), 24, 24, 2, SpatialWindow((1, 3), pads=(0, 1, 0, 1)), 8, (5, 0, 0, 6)),
+    Case((4, 6), 3, 40, 3, SpatialWindow(), 3, (5, 0, 0, 6)),
+    Case((4, 17), 80, 32, 3, SpatialWindow((1, 3)), 8, (5, 0, 0, 6), residual=True),
+]
+
+
+@pytest.mark.parametrize("case", FEW_CHANNELS)
+def test_groups_of_few_channels(case: Case) -> None:
+    for mcpu in (None, VNNI if HAS_VNNI else PORTABLE):
+        _check_integers(case, mcpu)
+    _check_floats(replace(case, bits=8), None)
+
+
+@NEEDS_AMX
+@pytest.mark.parametrize("threads", [2, 3])
+def test_groups_on_several_threads(threads: int) -> None:
+    window = SpatialWindow((3, 3), pads=(1, 1, 1, 1))
+    _check_integers(Case((5, 18), 16, 16, 6, window), None, threads)
+    _check_integers(Case((3, 3), 32, 32, 6, window, 2), None, threads)
+
+
 @pytest.mark.parametrize("bits", [5, 8])
 def test_several_threads_compute_the_same(bits: int) -> None:
     window = SpatialWindow((3, 3), pads=(1, 1, 1, 1))
@@ -315,6 +339,10 @@ def test_float_results_of_integers() -> None:
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(case=cases, mcpu=st.sampled_from([None, PORTABLE]))
 def test_float_convolution_equals_torch(case: Case, mcpu: str | None) -> None:
+    _check_floats(case, mcpu)
+
+
+def _check_floats(case: Case, mcpu: str | None) -> None:
     layer = _layer(case, quantized=False)
     rng = np.random.default_rng(case.seed)
     x = rng.standard_normal(layer.x.shape).astype(np.float32)
