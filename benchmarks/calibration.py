@@ -99,8 +99,8 @@ def _quantiles(name: str, table: "np.ndarray[tuple[int, ...], np.dtype[np.float6
 
 def network_rows(result: CalibrationResult, seed: int) -> list[dict[str, object]]:
     """Whole networks in float32 and 8 bits, predicted with and without their own layers among the samples."""
-    drawn = tuple(probe for probe in result.measured.probes if probe.name.startswith("drawn"))
-    own = [probe for probe in result.measured.probes if not probe.name.startswith("drawn")]
+    drawn = tuple(probe for probe in result.measured.probes if probe.is_drawn)
+    own = [probe for probe in result.measured.probes if not probe.is_drawn]
     file = result.measured.file
     unseen = {}
     if len(drawn) > LEAST_DRAWN:
