@@ -6,6 +6,7 @@ from codesign.backend.kernels.epilogue import FACTORS, ZEROS, IntegerEpilogue
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.packing import INNER, LANES, neighbours
+from codesign.backend.kernels.parameters import VectorTiling
 from codesign.backend.kernels.schedule import Stages, input_channel, padded_input, schedule_convolution
 from codesign.backend.kernels.vnni import DOT_16X4, SCALE_16
 from codesign.backend.kernels.weights import weight_stages
@@ -27,7 +28,7 @@ def inner_channels(shape: ConvolutionShape, isa: InstructionSet) -> int:
 
 
 def integer_convolution(
-    shape: ConvolutionShape, bits: int, epilogue: IntegerEpilogue, isa: InstructionSet, threads: int
+    shape: ConvolutionShape, bits: int, epilogue: IntegerEpilogue, isa: InstructionSet, tiling: VectorTiling
 ) -> tirx.PrimFunc:
     """Kernel `(x, weight, bias, scale, zeros, factors, residual?, out)`.
 
@@ -40,7 +41,7 @@ def integer_convolution(
         bits: Width of the weights.
         epilogue: What follows the sum.
         isa: The processor.
-        threads: Threads to schedule for.
+        tiling: Which loops.
 
     Returns:
         The scheduled function.
@@ -66,7 +67,7 @@ def integer_convolution(
     arguments = [x, stored, bias, scale, zeros, factors] + ([residual] if residual is not None else []) + [out]
     intrinsic = SCALE_16 if depthwise else DOT_16X4 if inner == INNER else ""
     stages = Stages(shape.is_padded, neighbours(LANES * inner, bits), intrinsic, inner)
-    return schedule_convolution(te.create_prim_func(arguments), shape, stages, isa, threads)
+    return schedule_convolution(te.create_prim_func(arguments), shape, stages, tiling)
 
 
 def _accumulate(
