@@ -21,8 +21,10 @@ from codesign.backend.kernels.parameters import (
 )
 from codesign.backend.layers import default_parameters
 
-MOST_TILES = 10
+MOST_TILES = 6
 """Tiles of each kind; others load much more for each product."""
+BESIDE_AMX = 2
+"""Tiles in vector registers where AMX is possible, which is faster unless there is little work."""
 MOST_VARIANTS = 3
 """Tiles that are also measured with another order of the loops, or with an unrolled one."""
 
@@ -45,9 +47,10 @@ def candidates(kernel: LayerKernel, isa: InstructionSet, threads: int) -> tuple[
             found += _packed_products(shape, threads)
         else:
             found += _products(shape, input_steps(shape.in_channels, integers, isa), isa, threads)
+    elif integers and isa.amx and amx_possible(shape):
+        found += _amx_tilings(shape, threads)
+        found += list(_vector_tilings(shape, False, isa.registers, threads))[:BESIDE_AMX]
     else:
-        if integers and isa.amx and amx_possible(shape):
-            found += _amx_tilings(shape, threads)
         found += _vector_tilings(shape, kernel.bits in {8, FLOAT_BITS}, isa.registers, threads)
     return tuple(dict.fromkeys(found))
 
@@ -118,6 +121,8 @@ def _register_tiles(shape: ConvolutionShape, registers: int) -> list[tuple[int, 
         if columns * blocks + blocks + 1 <= registers
     ]
     enough = min(10, registers // 2)
+    most = max((columns * blocks for columns, blocks in fitting), default=0)
+    fitting = [tile for tile in fitting if 2 * tile[0] * tile[1] >= min(enough, most)]
 
     def loads(tile: tuple[int, int]) -> tuple[float, int]:
         sums = tile[0] * tile[1]

@@ -21,6 +21,7 @@ from codesign.errors import InputError
 from codesign.flow.runners import MEASURED, kernel_runner_of
 from codesign.hardware.target import Target
 from codesign.progress import Progress, track
+from codesign.tuning.comparison import Comparer
 from codesign.tuning.database import TuningDatabase, TuningRecord
 from codesign.tuning.tuner import Tuner, TuningTask
 
@@ -122,9 +123,7 @@ def tune_network(graph_path: Path, target: Target, budget_s: float, progress: Pr
             tasks = [TuningTask(read_layer_kernel(i), counts[i] * seconds.get(i, 0.0), candidates[i]) for i in unknown]
             Tuner(
                 IsolatedCandidateCompiler(target),
-                kernel_runner_of(target),
-                reference,
-                target.threads,
+                Comparer(kernel_runner_of(target), reference, target.threads),
                 database,
                 folder,
                 progress,

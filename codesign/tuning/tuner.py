@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from codesign.backend.candidate_library import CandidateCompiler, CandidateLibrary
-from codesign.backend.kernel_timing import KernelRunner, ReferenceKernel
 from codesign.backend.kernels.layer_kernel import LayerKernel
 from codesign.backend.kernels.parameters import KernelParameters
 from codesign.errors import CompileError, MeasurementError
@@ -42,9 +41,7 @@ class Tuner:
 
     Attributes:
         compiler: Compiles candidates.
-        runner: Times them.
-        reference: The kernel that is timed beside them.
-        threads: Threads of the measured program.
+        comparer: Measures them.
         database: Where records go, at once.
         work_dir: Folder for compiled candidates.
         progress: Told about long work; a step is a candidate.
@@ -53,9 +50,7 @@ class Tuner:
     """
 
     compiler: CandidateCompiler
-    runner: KernelRunner
-    reference: ReferenceKernel
-    threads: int
+    comparer: Comparer
     database: TuningDatabase
     work_dir: Path
     progress: Progress
@@ -121,14 +116,13 @@ class Tuner:
         library, default = compiled.result(), task.candidates[0]
         if default not in library.calls:
             raise CompileError(f"its default loops: compiling {library.failures[default]}")
-        comparer = Comparer(self.runner, self.reference, self.threads)
-        winner, found = comparer.best(library, default)
+        outcome = self.comparer.best(library, default)
         return TuningRecord(
             task.kernel.identity,
-            winner,
-            found.seconds,
-            found.default_seconds,
-            len(library.calls) - len(comparer.crashed),
-            len(library.failures) + len(comparer.crashed),
+            outcome.winner,
+            outcome.comparison.seconds,
+            outcome.comparison.default_seconds,
+            len(library.calls) - len(outcome.crashed),
+            len(library.failures) + len(outcome.crashed),
             datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         )

@@ -18,7 +18,7 @@ from codesign.backend.kernels.parameters import KernelParameters, VectorTiling
 from codesign.calibration.samples import Conditions
 from codesign.errors import MeasurementError
 from codesign.progress import Silent
-from codesign.tuning.comparison import CONFIRMING_ROUNDS, SCREENING_ROUNDS, Comparer
+from codesign.tuning.comparison import ATTEMPTS, CONFIRMING_ROUNDS, SCREENING_ROUNDS, Comparer, Outcome
 from codesign.tuning.database import TuningDatabase
 from codesign.tuning.tuner import FAILURES_IN_A_ROW, Tuner, TuningTask
 
@@ -42,7 +42,8 @@ class FakeRunner:
         seconds: Of a kernel by its name and the number of the process, the first being 1.
         noise: Relative standard deviation of each timing, on top of which the clock of the processor wanders.
         crashes: Names of kernels that end the process.
-        busy: Whether other programs disturb the reference kernel.
+        busy: Whether other programs come and go.
+        slower: How much longer the reference kernel takes while they stay.
         processes: How many were started.
     """
 
@@ -50,6 +51,7 @@ class FakeRunner:
     noise: float = 0.0
     crashes: frozenset[str] = frozenset()
     busy: bool = False
+    slower: float = 1.0
     processes: int = 0
     timed: list[str] = field(default_factory=list)
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
@@ -69,8 +71,8 @@ class FakeRunner:
             self.timed.append(call.kernel)
             clock *= float(np.exp(0.05 * self.noise * self.random.standard_normal()))
             seconds = self.seconds(call.kernel, self.processes) * (1 + self.noise * self.random.standard_normal())
-            after = 2e-5 if self.busy else 1e-5
-            yield KernelTiming(call.kernel, ((clock * seconds,),), (clock * 1e-5, clock * after))
+            before = clock * self.slower * 1e-5
+            yield KernelTiming(call.kernel, ((clock * seconds,),), (before, 2 * before if self.busy else before))
 
 
 @dataclass
@@ -95,9 +97,8 @@ class FakeCompiler:
         return CandidateLibrary(made.artifact, calls, {way: "was killed" for way in candidates if way in self.fails})
 
 
-def _best(runner: FakeRunner) -> tuple[KernelParameters, Comparer]:
-    comparer = Comparer(runner, REFERENCE, 1)
-    return comparer.best(library_of(WAYS), WAYS[0])[0], comparer
+def _best(runner: FakeRunner) -> Outcome:
+    return Comparer(runner, REFERENCE, 1).best(library_of(WAYS), WAYS[0])
 
 
 def _by_number(*microseconds: float) -> Callable[[str, int], float]:
@@ -106,8 +107,9 @@ def _by_number(*microseconds: float) -> Callable[[str, int], float]:
 
 def test_the_fastest_wins_and_its_time_is_that_of_the_usual_clock() -> None:
     runner = FakeRunner(_by_number(2, 1.9, 1.5, 3))
-    winner, found = Comparer(runner, REFERENCE, 1).best(library_of(WAYS), WAYS[0])
-    assert winner == WAYS[2]
+    outcome = _best(runner)
+    found = outcome.comparison
+    assert outcome.winner == WAYS[2]
     assert [found.seconds, found.default_seconds] == pytest.approx([1.5e-6, 2e-6])
     assert found.ratio == pytest.approx(0.75)
     assert runner.processes == 2
@@ -116,25 +118,26 @@ def test_the_fastest_wins_and_its_time_is_that_of_the_usual_clock() -> None:
 
 
 def test_a_gain_within_the_noise_is_none() -> None:
-    assert _best(FakeRunner(_by_number(2, 1.97, 2, 2)))[0] == WAYS[0]
+    assert _best(FakeRunner(_by_number(2, 1.97, 2, 2))).winner == WAYS[0]
     for seed in range(20):
         runner = FakeRunner(_by_number(2, 2, 2, 2), noise=0.1, random=np.random.default_rng(seed))
-        assert _best(runner)[0] == WAYS[0]
+        assert _best(runner).winner == WAYS[0]
 
 
 def test_a_gain_above_the_noise_is_found() -> None:
     runner = FakeRunner(_by_number(2, 1.8, 2, 2), noise=0.02)
-    assert _best(runner)[0] == WAYS[1]
+    assert _best(runner).winner == WAYS[1]
 
 
 def test_a_gain_that_a_second_process_does_not_confirm_is_none() -> None:
-    assert _best(FakeRunner(lambda kernel, process: 1e-6 if (kernel, process) == ("k/3", 1) else 2e-6))[0] == WAYS[0]
+    once = FakeRunner(lambda kernel, process: 1e-6 if (kernel, process) == ("k/3", 1) else 2e-6)
+    assert _best(once).winner == WAYS[0]
 
 
 def test_a_candidate_that_crashes_is_left_out() -> None:
-    winner, comparer = _best(FakeRunner(_by_number(2, 1, 1.5, 1), crashes=frozenset({"k/1", "k/3"})))
-    assert winner == WAYS[2]
-    assert comparer.crashed == [WAYS[1], WAYS[3]]
+    outcome = _best(FakeRunner(_by_number(2, 1, 1.5, 1), crashes=frozenset({"k/1", "k/3"})))
+    assert outcome.winner == WAYS[2]
+    assert outcome.crashed == (WAYS[1], WAYS[3])
     with pytest.raises(MeasurementError, match="k/0 was killed by SIGILL"):
         _best(FakeRunner(_by_number(2, 1, 1, 1), crashes=frozenset({"k/0"})))
 
@@ -142,6 +145,21 @@ def test_a_candidate_that_crashes_is_left_out() -> None:
 def test_a_disturbed_measurement_says_nothing() -> None:
     with pytest.raises(MeasurementError, match="other programs disturbed the measurement; repeat"):
         _best(FakeRunner(_by_number(2, 1, 1, 1), busy=True))
+
+
+def test_rounds_on_a_shared_core_do_not_count() -> None:
+    """For a while everything takes longer, and another candidate is then faster."""
+    runner = FakeRunner(_by_number(2, 2, 2, 2))
+    comparer = Comparer(runner, REFERENCE, 1)
+    comparer.best(library_of(WAYS), WAYS[0])
+    assert comparer.usual_s == pytest.approx(1e-5)
+    runner.slower = 1.5
+    runner.seconds = _by_number(3, 1, 3, 3)
+    with pytest.raises(MeasurementError, match="other programs disturbed"):
+        comparer.best(library_of(WAYS), WAYS[0])
+    assert runner.processes == 1 + ATTEMPTS
+    runner.slower = 1.0
+    assert comparer.best(library_of(WAYS), WAYS[0]).winner == WAYS[1]
 
 
 def _task(channels: int, seconds: float) -> TuningTask:
@@ -174,8 +192,8 @@ class Made:
         progress = Silent(self.notes.append)
         progress.advance = self.steps.append  # type: ignore[method-assign,assignment]
         tuner = Tuner(
-            self.compiler, self.runner, REFERENCE, 1, self.database, self.folder / "work", progress, self.budget_s,
-            lambda: self.now,
+            self.compiler, Comparer(self.runner, REFERENCE, 1), self.database, self.folder / "work", progress,
+            self.budget_s, lambda: self.now,
         )  # fmt: skip
         return tuner.tune(tasks)
 
