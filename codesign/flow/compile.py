@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codesign.backend.artifact_folder import LIBRARIES, NETWORK, complete_folder, replace_folder
+from codesign.backend.library_cache import LibraryCache, cache_folder
 from codesign.backend.manifest import MANIFEST, Manifest
 from codesign.backend.tvm_process import IsolatedTvmCompiler
 from codesign.errors import CompileError, InputError, UnsupportedOperatorError
@@ -149,7 +150,8 @@ def _compile(request: CompileRequest, target: Target, digest: str, work: Path, p
         if request.tune is not None:
             tuned = tune_network(work / NETWORK, target, tuning_budget_s(request.tune, "--tune"), progress)
             progress.note(tuned.summary)
-        compiler = IsolatedTvmCompiler(choices=tuned.choices)
+        cache = None if request.tune is None else LibraryCache(cache_folder())
+        compiler = IsolatedTvmCompiler(cache, choices=tuned.choices)
         artifact = compiler.compile(work / NETWORK, target, digest, work / LIBRARIES)
     except CompileError as error:
         raise CompileError(str(error).replace(str(work / NETWORK), request.source)) from error

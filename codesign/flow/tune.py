@@ -10,7 +10,7 @@ from pathlib import Path
 from codesign.backend.base import Artifact
 from codesign.backend.candidate_library import IsolatedCandidateCompiler
 from codesign.backend.kernel_table import KernelCall, read_kernel_calls
-from codesign.backend.kernel_timing import KernelTimingSettings, ReferenceKernel, usual_reference_s
+from codesign.backend.kernel_timing import KernelTiming, KernelTimingSettings, ReferenceKernel
 from codesign.backend.kernels.layer_kernel import read_layer_kernel
 from codesign.backend.kernels.parameters import KernelParameters
 from codesign.backend.library_cache import LibraryCache, cache_folder
@@ -21,7 +21,7 @@ from codesign.errors import InputError
 from codesign.flow.runners import MEASURED, kernel_runner_of
 from codesign.hardware.target import Target
 from codesign.progress import Progress, track
-from codesign.tuning.comparison import Comparer
+from codesign.tuning.comparison import Comparer, undisturbed_s
 from codesign.tuning.database import TuningDatabase, TuningRecord
 from codesign.tuning.tuner import Tuner, TuningTask
 
@@ -119,11 +119,12 @@ def tune_network(graph_path: Path, target: Target, budget_s: float, progress: Pr
         unknown = [i for i in candidates if _known(database, i, candidates) is None]
         if unknown and budget_s:
             reference = compile_reference(compiler, target, folder)
-            seconds = _seconds_by_the_rules(artifact, calls, reference, target)
+            timings = _timings_by_the_rules(artifact, calls, reference, target)
+            seconds = _seconds_by_identity(timings, calls)
             tasks = [TuningTask(read_layer_kernel(i), counts[i] * seconds.get(i, 0.0), candidates[i]) for i in unknown]
             Tuner(
                 IsolatedCandidateCompiler(target),
-                Comparer(kernel_runner_of(target), reference, target.threads),
+                Comparer(kernel_runner_of(target), reference, target.threads, undisturbed_s(timings)),
                 database,
                 folder,
                 progress,
@@ -155,13 +156,17 @@ def _known(database: TuningDatabase, identity: str, candidates: Candidates) -> T
     return record if record is not None and record.parameters in candidates[identity] else None
 
 
-def _seconds_by_the_rules(
+def _timings_by_the_rules(
     artifact: Artifact, calls: Sequence[KernelCall], reference: ReferenceKernel, target: Target
-) -> dict[str, float]:
-    """Seconds of one call of each kernel, by identity."""
-    first = {call.kernel: call.identity for call in reversed(calls)}
+) -> tuple[KernelTiming, ...]:
+    """One of each kernel."""
     wanted = list({call.kernel: call for call in calls}.values())
     settings = KernelTimingSettings(threads=target.threads, placements=2)
-    timings = list(kernel_runner_of(target).time_kernels(artifact, wanted, reference, settings))
-    usual_s = usual_reference_s(timings)
-    return {first[timing.kernel]: timing.seconds(usual_s) for timing in timings}
+    return tuple(kernel_runner_of(target).time_kernels(artifact, wanted, reference, settings))
+
+
+def _seconds_by_identity(timings: Sequence[KernelTiming], calls: Sequence[KernelCall]) -> dict[str, float]:
+    """Seconds of one call."""
+    identities = {call.kernel: call.identity for call in calls}
+    usual_s = undisturbed_s(timings)
+    return {identities[timing.kernel]: timing.seconds(usual_s) for timing in timings}

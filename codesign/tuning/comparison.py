@@ -131,7 +131,7 @@ class Comparer:
         found: dict[KernelParameters, Comparison] = {}
         for _ in range(ATTEMPTS):
             timings = self._timings(library, alive, rounds, crashed)
-            self.usual_s = min(self.usual_s, _undisturbed_s(timings))
+            self.usual_s = min(self.usual_s, undisturbed_s(timings))
             for number, parameters in enumerate(alive):
                 turns.setdefault(parameters, []).extend(timings[number :: len(alive)])
             found = {p: _comparison(turns[p], turns[alive[0]], self.usual_s) for p in alive}
@@ -166,8 +166,15 @@ class Comparer:
             return timings
 
 
-def _undisturbed_s(timings: Sequence[KernelTiming]) -> float:
-    """Seconds of the reference kernel that it was faster than in one of twenty measurements."""
+def undisturbed_s(timings: Sequence[KernelTiming]) -> float:
+    """How fast the reference kernel is on a machine that does nothing else.
+
+    Args:
+        timings: What was measured beside it, at least one.
+
+    Returns:
+        Seconds; one in twenty measurements was faster.
+    """
     seconds = sorted(value for timing in timings for value in timing.reference_s)
     return seconds[len(seconds) // 20]
 

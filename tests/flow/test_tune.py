@@ -6,12 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from codesign.backend.kernels.parameters import PARAMETERS
-from codesign.backend.sidecar import read_sidecar
+from codesign.backend import kernel_candidates
+from codesign.backend.candidate_library import CandidateLibrary
+from codesign.backend.kernel_candidates import candidates
+from codesign.backend.kernel_table import read_kernel_calls
+from codesign.backend.kernels.instruction_set import InstructionSet
+from codesign.backend.kernels.layer_kernel import LayerKernel
+from codesign.backend.kernels.parameters import PARAMETERS, KernelParameters, VectorTiling
+from codesign.backend.tvm_compiler import TvmCompiler
+from codesign.flow.run import open_run
+from codesign.flow.tune import Tuned
+from codesign.flow.tuned_product import tuned_product
+from codesign.hardware.target import Target
+from codesign.progress import Progress, Silent
 from codesign.run_file import load_run_file
-from codesign.tuning import comparison
-from codesign.tuning.comparison import Comparison
+from codesign.tuning.comparison import Comparer, Comparison, Outcome
+from codesign.tuning.database import TuningRecord
 
+KERNEL = "float32 3x3 stride 2x2 8x8x16 -> 4x4x16"
 Codesign = Callable[..., tuple[int, str]]
 
 
@@ -21,17 +33,18 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def _the_last_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is measured, some other loops than the rules' are said to be twice as fast."""
-    monkeypatch.setattr(comparison, "SCREENING_ROUNDS", 2)
-    monkeypatch.setattr(
-        comparison.Comparer,
-        "best",
-        lambda _self, library, default: (
-            [way for way in library.calls if way != default][-1],
-            Comparison((0.5,) * 8, 1e-6, 2e-6),
-        ),
-    )
+def _another_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only one kernel has candidates; the one that is not the rules' is said to be twice as fast."""
+
+    def two(kernel: LayerKernel, isa: InstructionSet, threads: int) -> tuple[KernelParameters, ...]:
+        return candidates(kernel, isa, threads)[: 2 if kernel.words == KERNEL else 1]
+
+    def best(_self: Comparer, library: CandidateLibrary, default: KernelParameters) -> Outcome:
+        (winner,) = set(library.calls) - {default}
+        return Outcome(winner, Comparison((0.5,) * 8, 1e-6, 2e-6), ())
+
+    monkeypatch.setattr(kernel_candidates, "candidates", two)
+    monkeypatch.setattr(Comparer, "best", best)
 
 
 def _records(folder: Path) -> dict[str, dict[str, object]]:
@@ -39,38 +52,29 @@ def _records(folder: Path) -> dict[str, dict[str, object]]:
     return {str(values["kernel"]): values for values in found if "kernel" in values}
 
 
-@pytest.mark.usefixtures("_the_last_is_faster")
+@pytest.mark.usefixtures("_another_is_faster")
 def test_a_network_is_tuned_and_says_so(tiny_graph: Path, tmp_path: Path, codesign: Codesign) -> None:
-    code, printed = codesign("compile", "net.onnx", "--target", "host-cpu", "--out", "made", "--tune", "2m")
-    assert code == 0, printed
-    assert "3 of 3 kernels are tuned, 3 of them run faster than by the rules: together they take 3.0 us" in printed
-    tuned = json.loads((tiny_graph / "made" / "manifest.json").read_text())["tuned"]
-    records = _records(tmp_path)
-    assert {entry["identity"] for entry in tuned} == set(records)
-    assert {entry["kernel"] for entry in tuned} >= {"float32 3x3 8x8x1 -> 8x8x16"}
-    for entry in tuned:
-        assert entry["parameters"] == records[entry["identity"]]["parameters"]
-        PARAMETERS.validate_python(entry["parameters"])
-    code, printed = codesign("measure", "made", "--target", "host-cpu", "--repeats", "2", "--runs-per-sample", "1")
-    assert code == 0
-    # a plain compilation follows the rules; what is known is used when asked for, and nothing is measured
-    assert codesign("compile", "net.onnx", "--target", "host-cpu", "--out", "plain")[0] == 0
-    assert json.loads((tiny_graph / "plain" / "manifest.json").read_text())["tuned"] == []
-    code, printed = codesign("compile", "net.onnx", "--target", "host-cpu", "--out", "known", "--tune", "cached")
-    assert (code, "3 of 3 kernels are tuned" in printed) == (0, True)
-    assert json.loads((tiny_graph / "known" / "manifest.json").read_text())["tuned"] == tuned
-    libraries = [next((tiny_graph / name / "lib").glob("*.so")) for name in ("made", "known", "plain")]
-    assert read_sidecar(libraries[0]) == read_sidecar(libraries[1])
-    tables = [library.with_suffix(".kernels.json").read_text() for library in libraries]
-    assert tables[0] == tables[1] == tables[2]  # the same kernels in other loops
+    def compiled(out: str, *tune: str) -> tuple[str, list[dict[str, object]], Path]:
+        code, printed = codesign("compile", "net.onnx", "--target", "host-cpu", "--out", out, "--tune", *tune)
+        assert code == 0, printed
+        tuned = json.loads((tiny_graph / out / "manifest.json").read_text())["tuned"]
+        return printed, tuned, next((tiny_graph / out / "lib").glob("*.so"))
 
-
-def test_real_measurements_keep_to_the_budget_and_a_repeat_measures_nothing(
-    tiny_graph: Path, tmp_path: Path, codesign: Codesign
-) -> None:
-    code, printed = codesign("compile", "net.onnx", "--target", "host-cpu", "--out", "made", "--tune", "cached")
-    assert (code, "0 of 3 kernels are tuned, 0 of them" in printed, "3 are not tuned yet" in printed) == (0, True, True)
-    assert _records(tmp_path) == {}
+    printed, tuned, by_the_rules = compiled("rules", "cached")
+    assert "0 of 1 kernels are tuned, 0 of them run faster than by the rules; 1 are not tuned yet" in printed
+    assert (tuned, _records(tmp_path)) == ([], {})
+    printed, tuned, library = compiled("made", "2m")
+    assert "1 of 1 kernels are tuned, 1 of them run faster than by the rules: together they take 1.0 us" in printed
+    (entry,), records = tuned, _records(tmp_path)
+    assert entry["kernel"] == KERNEL
+    assert entry["parameters"] == records[str(entry["identity"])]["parameters"]
+    PARAMETERS.validate_python(entry["parameters"])
+    assert library.read_bytes() != by_the_rules.read_bytes()
+    table, other = (path.with_suffix(".kernels.json").read_text() for path in (library, by_the_rules))
+    assert table == other  # the same kernels in other loops
+    printed, again, known = compiled("known", "cached")
+    assert ("1 of 1 kernels are tuned" in printed, again) == (True, tuned)
+    assert known.read_bytes() == library.read_bytes()
 
 
 def test_mistakes(tiny_graph: Path, tmp_path: Path, codesign: Codesign) -> None:
@@ -97,18 +101,26 @@ def test_mistakes(tiny_graph: Path, tmp_path: Path, codesign: Codesign) -> None:
     assert (code, "tune      kernels of the chosen network: 5m" in printed) == (0, True), printed
 
 
-@pytest.mark.usefixtures("_the_last_is_faster")
-def test_the_product_of_a_run_is_tuned(tiny: Path, codesign: Codesign, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tiny)
-    run = tiny / "run.toml"
-    run.write_text(run.read_text().replace('compilers = ["onnxruntime"]', 'compilers = ["tvm"]\ntune = "2m"'))
-    assert load_run_file(run).measure.tune == "2m"
-    code, printed = codesign("run", "run.toml", "--out", "out")
-    assert code == 0, printed
-    report = json.loads((tiny / "out" / "report.json").read_text())
-    assert "kernels are tuned" in report["environment"]["kernels of the chosen network"]
-    folder = tiny / "out" / "artifacts" / report["chosen"]["id"]
-    assert (folder / "tvm-tuned" / "artifact.json").is_file()
-    assert len(json.loads((folder / "tuning.json").read_text())["choices"]) == 3
-    code, printed = codesign("run", "run.toml", "--out", "out")
-    assert (code, "kernels are tuned" in printed) == (0, False), printed
+def test_the_product_of_a_run_is_tuned(tiny_graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny_graph / "run.toml"
+    run.write_text(run.read_text().replace('compilers = ["onnxruntime"]', 'tune = "2m"'))
+    notes: list[str] = []
+    context = open_run(load_run_file(run), tiny_graph, tiny_graph / "out", Silent(notes.append))
+    artifact = TvmCompiler().compile(tiny_graph / "net.onnx", context.target, "a-plan", tiny_graph / "compiled")
+    call = next(call for call in read_kernel_calls(artifact.path) if call.identity)
+    faster = TuningRecord(call.identity, VectorTiling(1, 1), 1e-6, 2e-6, 3, 0, "2026-11-26")
+    budgets: list[float] = []
+
+    def tuned(_graph: Path, _target: Target, budget_s: float, _progress: Progress) -> Tuned:
+        budgets.append(budget_s)
+        return Tuned({call.identity: faster}, {call.identity: 1})
+
+    monkeypatch.setattr("codesign.flow.tuned_product.tune_network", tuned)
+    for _ in range(2):  # the second time everything is there
+        product, words = tuned_product(context, (tiny_graph / "net.onnx", (artifact,)))
+        assert not isinstance(product, str)
+        assert product[1][0].path.parent == tiny_graph / "out" / "artifacts" / "a-plan" / "tvm-tuned"
+        assert product[1][0].path.read_bytes() != artifact.path.read_bytes()
+        assert "1 of 1 kernels are tuned" in words
+    assert (budgets, len(notes)) == ([120.0], 1)
+    assert tuned_product(context, "it failed") == ("it failed", "")
