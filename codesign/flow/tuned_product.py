@@ -5,7 +5,7 @@ from pathlib import Path
 from codesign.backend.kernels.parameters import CHOICES
 from codesign.backend.library_cache import LibraryCache, cache_folder
 from codesign.backend.tvm_process import IsolatedTvmCompiler
-from codesign.errors import CompileError, MeasurementError
+from codesign.errors import CompileError
 from codesign.files import digest_of, write_json
 from codesign.flow.build import Compiled, compile_step, machine
 from codesign.flow.context import RunContext
@@ -42,11 +42,7 @@ def tuned_product(context: RunContext, found: Compiled | str) -> tuple[Compiled 
         write_json(result, {"summary": tuned.summary, "choices": choices})
         return [result]
 
-    try:
-        context.store.step(f"tune/{identity}", key, compute)
-    except MeasurementError as error:
-        context.progress.note(f"the chosen network was not tuned: {error}")
-        return found, ""
+    context.store.step(f"tune/{identity}", key, compute)
     kept = context.store.read_json(result)
     choices, summary = CHOICES.validate_python(kept["choices"]), str(kept["summary"])
     if not choices:

@@ -60,7 +60,7 @@ class Tuner:
     _longest_s: float = field(default=0.0, init=False)
 
     def tune(self, tasks: Sequence[TuningTask]) -> int:
-        """Tunes kernels until the next ones would not fit the budget.
+        """Tunes kernels until the next ones would not fit the budget, or several failed one after the other.
 
         Kernels that the database knows, because another run found them meanwhile, are left out.
 
@@ -68,15 +68,12 @@ class Tuner:
             tasks: Kernels that are not known yet.
 
         Returns:
-            How many kernels are left, since the budget was spent.
-
-        Raises:
-            MeasurementError: Several kernels failed one after the other.
+            How many kernels were not begun.
         """
         waiting = sorted(tasks, key=lambda task: -task.seconds)
         self.progress.start("Tuning kernels", sum(len(task.candidates) for task in waiting))
         try:
-            while waiting and self.deadline - self.clock() > self._longest_s:
+            while waiting and self._goes_on():
                 began = self.clock()
                 size = os.cpu_count() or 1
                 batch, waiting = waiting[:size], waiting[size:]
@@ -86,6 +83,12 @@ class Tuner:
         finally:
             self.progress.finish()
         return len(waiting)
+
+    def _goes_on(self) -> bool:
+        if self._failures >= FAILURES_IN_A_ROW:
+            self.progress.note(f"{FAILURES_IN_A_ROW} kernels in a row could not be tuned, so tuning ends here")
+            return False
+        return self.deadline - self.clock() > self._longest_s
 
     def _tune_batch(self, batch: Sequence[TuningTask]) -> None:
         """Compiles on all cores, then times with nothing beside."""
@@ -102,11 +105,6 @@ class Tuner:
             except (CompileError, MeasurementError) as error:
                 self._failures += 1
                 self.progress.note(f"{task.kernel.words}: not tuned, {error}")
-                if self._failures >= FAILURES_IN_A_ROW:
-                    raise MeasurementError(
-                        f"{FAILURES_IN_A_ROW} kernels in a row could not be tuned, the last one: {error}; what was "
-                        f"found is kept in {self.database.folder}"
-                    ) from error
 
     def _compile(self, task: TuningTask, folder: Path) -> CandidateLibrary:
         folder.mkdir(parents=True, exist_ok=True)

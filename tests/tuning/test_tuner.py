@@ -253,7 +253,7 @@ def test_what_cannot_be_compiled_is_counted(tmp_path: Path) -> None:
 
 def test_a_kernel_that_fails_is_noted_and_several_end_the_run(tmp_path: Path) -> None:
     made = Made(tmp_path, fails=frozenset({WAYS[0]}))
-    with pytest.raises(MeasurementError, match=f"{FAILURES_IN_A_ROW} kernels in a row could not be tuned.*was killed"):
-        made.tune()
+    assert made.tune([*TASKS, _task(64, 1e-7)]) == 1
+    assert made.notes[-1] == f"{FAILURES_IN_A_ROW} kernels in a row could not be tuned, so tuning ends here"
     assert made.notes[0].startswith("int8 1x1 8x8x32 -> 8x8x16: not tuned, its default loops: compiling was killed")
     assert made.known() == [False, False, False]
