@@ -5,6 +5,8 @@ from dataclasses import replace
 
 from codesign.backend.kernels.amx_convolution import amx_tiling, shares
 from codesign.backend.kernels.amx_tiles import ACCUMULATORS, TILE_ROWS, amx_possible
+from codesign.backend.kernels.depthwise import BLOCKS as BLOCKS_ASIDE
+from codesign.backend.kernels.depthwise import MOST_PRODUCTS, depthwise_applies, products_named
 from codesign.backend.kernels.geometry import MAXIMUM_CHANNEL_TILE, ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.layer_kernel import FLOAT_BITS, LayerKernel
@@ -13,6 +15,7 @@ from codesign.backend.kernels.packed_matrix_vector import BLOCKS, shared_steps
 from codesign.backend.kernels.packing import LANES
 from codesign.backend.kernels.parameters import (
     AmxTiling,
+    DepthwiseTiling,
     KernelParameters,
     MatrixVectorTiling,
     PackedMatrixVectorTiling,
@@ -23,8 +26,8 @@ from codesign.backend.layers import default_parameters
 
 MOST_TILES = 6
 """Tiles of each kind; others load much more for each product."""
-BESIDE_AMX = 2
-"""Tiles in vector registers where AMX is possible, which is faster unless there is little work."""
+BESIDE_OTHERS = 2
+"""Tiles of the general convolution where there is another kernel, which is mostly faster."""
 MOST_VARIANTS = 3
 """Tiles that are also measured with another order of the loops, or with an unrolled one."""
 
@@ -49,7 +52,10 @@ def candidates(kernel: LayerKernel, isa: InstructionSet, threads: int) -> tuple[
             found += _products(shape, input_steps(shape.in_channels, integers, isa), isa, threads)
     elif integers and isa.amx and amx_possible(shape):
         found += _amx_tilings(shape, threads)
-        found += list(_vector_tilings(shape, False, isa.registers, threads))[:BESIDE_AMX]
+        found += list(_vector_tilings(shape, False, isa.registers, threads))[:BESIDE_OTHERS]
+    elif not integers and depthwise_applies(shape):
+        found += _depthwise_tilings(shape, isa.registers, threads)
+        found += list(_vector_tilings(shape, False, isa.registers, threads))[:BESIDE_OTHERS]
     else:
         found += _vector_tilings(shape, kernel.bits in {8, FLOAT_BITS}, isa.registers, threads)
     return tuple(dict.fromkeys(found))
@@ -88,6 +94,15 @@ def _amx_tilings(shape: ConvolutionShape, threads: int) -> Iterator[AmxTiling]:
                     continue  # leaves most of the sums' tiles unused
                 for pixels_outside in _either(share.blocks > channels and tiles > pixels):
                     yield AmxTiling(pixels, channels, pixels_outside, count, by_channels and count > 1)
+
+
+def _depthwise_tilings(shape: ConvolutionShape, registers: int, threads: int) -> Iterator[DepthwiseTiling]:
+    ways = [1, threads] if 1 < threads <= shape.out_height else [1]
+    for blocks in _divisors(shape.blocks, 2 * BLOCKS_ASIDE):
+        for pixels in (2, 4, 6, 8):
+            fits = pixels * blocks <= registers and products_named(shape, pixels, blocks) <= MOST_PRODUCTS
+            if fits and pixels <= shape.out_width:
+                yield from (DepthwiseTiling(pixels, blocks, count) for count in ways)
 
 
 def _vector_tilings(shape: ConvolutionShape, unpacked: bool, registers: int, threads: int) -> Iterator[VectorTiling]:

@@ -112,25 +112,36 @@ def kernel_function(
     """
     shape, epilogue, bits = kernel.shape, kernel.epilogue, kernel.bits
     size = (shape.in_channels, shape.out_channels)
-    match epilogue, parameters:
-        case FloatEpilogue(), MatrixVectorTiling():
-            return ("dense_f32", *size, epilogue), lambda: float_matrix_vector(*size, epilogue, parameters)
-        case FloatEpilogue(), VectorTiling():
-            return ("conv_f32", shape, epilogue), lambda: float_convolution(shape, epilogue, parameters)
-        case FloatEpilogue(), DepthwiseTiling():
-            return ("depthwise_f32", shape, epilogue), lambda: float_depthwise(shape, epilogue, parameters)
-        case IntegerEpilogue(), PackedMatrixVectorTiling():
+    if isinstance(epilogue, FloatEpilogue):
+        return _float_function(kernel, epilogue, parameters)
+    match parameters:
+        case PackedMatrixVectorTiling():
             name = (f"dense_i{bits}", *size, epilogue)
             return name, lambda: packed_matrix_vector(size, bits, epilogue, isa, threads, parameters)
-        case IntegerEpilogue(), MatrixVectorTiling():
+        case MatrixVectorTiling():
             name = (f"dense_i{bits}", *size, epilogue)
             return name, lambda: integer_matrix_vector(*size, bits, epilogue, isa, parameters)
-        case IntegerEpilogue(), AmxTiling():
+        case AmxTiling():
             on_tiles = (f"conv_amx_i{bits}", shape, epilogue, asks_for_amx)
             return on_tiles, lambda: amx_convolution(shape, bits, epilogue, parameters, asks_for_amx)
-        case IntegerEpilogue(), VectorTiling():
+        case VectorTiling():
             in_vectors = (f"conv_i{bits}", shape, epilogue)
             return in_vectors, lambda: integer_convolution(shape, bits, epilogue, isa, parameters)
+    raise ValueError(f"no kernel {kernel.words} has the loops {parameters}")
+
+
+def _float_function(
+    kernel: LayerKernel, epilogue: FloatEpilogue, parameters: KernelParameters
+) -> tuple[tuple[object, ...], Callable[[], tirx.PrimFunc]]:
+    shape = kernel.shape
+    size = (shape.in_channels, shape.out_channels)
+    match parameters:
+        case MatrixVectorTiling():
+            return ("dense_f32", *size, epilogue), lambda: float_matrix_vector(*size, epilogue, parameters)
+        case DepthwiseTiling():
+            return ("depthwise_f32", shape, epilogue), lambda: float_depthwise(shape, epilogue, parameters)
+        case VectorTiling():
+            return ("conv_f32", shape, epilogue), lambda: float_convolution(shape, epilogue, parameters)
     raise ValueError(f"no kernel {kernel.words} has the loops {parameters}")
 
 
@@ -162,9 +173,7 @@ def layer_constants(
         blocks = _with_input_channels(values, shape)
         bias = np.zeros(shape.out_channels, np.float32)
         bias[:channels] = 0 if layer.bias is None else layer.bias
-        weight = (
-            depthwise_weights(values) if isinstance(loops, DepthwiseTiling) else block_weights(blocks, 1)[..., 0]
-        )
+        weight = depthwise_weights(values) if isinstance(loops, DepthwiseTiling) else block_weights(blocks, 1)[..., 0]
         return LayerConstants((weight, bias), (weight, bias))
     x = layer.x.quantization
     assert x is not None

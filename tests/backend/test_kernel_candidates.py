@@ -13,6 +13,7 @@ from codesign.backend.kernels.layer_kernel import LayerKernel, read_layer_kernel
 from codesign.backend.kernels.parameters import (
     CHOICES,
     AmxTiling,
+    DepthwiseTiling,
     MatrixVectorTiling,
     PackedMatrixVectorTiling,
     VectorTiling,
@@ -30,6 +31,14 @@ shapes = st.builds(
     kernel=st.sampled_from([(1, 1), (3, 3), (1, 3), (3, 1)]),
     stride=st.sampled_from([(1, 1), (2, 2)]),
 ).map(ConvolutionShape.flattened)
+depthwise = st.builds(
+    lambda size, blocks, stride: ConvolutionShape(
+        size, size, 16 * blocks, 16 * blocks, (3, 3), (stride, stride), (1, 1), (1, 1, 1, 1), 16 * blocks, 1, 1
+    ),
+    st.integers(4, 40),
+    st.integers(1, 8),
+    st.sampled_from([1, 2]),
+)
 dense = st.builds(
     ConvolutionShape,
     height=st.just(1),
@@ -39,12 +48,12 @@ dense = st.builds(
 )
 made = st.builds(
     LayerKernel,
-    shape=st.one_of(shapes, dense),
+    shape=st.one_of(shapes, depthwise, dense),
     bits=st.sampled_from([2, 4, 8]),
     epilogue=st.builds(IntegerEpilogue, residual=st.sampled_from(["first", None])),
 ) | st.builds(
     LayerKernel,
-    shape=st.one_of(shapes, dense),
+    shape=st.one_of(shapes, depthwise, dense),
     bits=st.just(32),
     epilogue=st.builds(FloatEpilogue, inner=st.just(Clamp(0.0, 6.0)), residual=st.booleans()),
 )
@@ -74,6 +83,10 @@ def test_candidates_are_legal_and_the_rules_come_first(kernel: LayerKernel, isa:
                 assert way.pixels * way.channels <= ACCUMULATORS
                 assert share.blocks % way.channels == 0
                 assert way.pixels <= share.rows * -(-share.columns // 16)
+                assert way.threads in {1, threads}
+            case DepthwiseTiling():
+                assert shape.groups == shape.in_channels
+                assert way == ways[0] or way.pixels * way.blocks <= isa.registers
                 assert way.threads in {1, threads}
             case MatrixVectorTiling() | PackedMatrixVectorTiling():
                 assert kernel.is_vector

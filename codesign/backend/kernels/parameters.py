@@ -105,7 +105,8 @@ class DepthwiseTiling:
 
 
 KernelParameters = Annotated[
-    VectorTiling | AmxTiling | DepthwiseTiling | MatrixVectorTiling | PackedMatrixVectorTiling, Field(discriminator="kind")
+    VectorTiling | AmxTiling | DepthwiseTiling | MatrixVectorTiling | PackedMatrixVectorTiling,
+    Field(discriminator="kind"),
 ]
 PARAMETERS: TypeAdapter[KernelParameters] = TypeAdapter(KernelParameters)
 """To and from JSON."""

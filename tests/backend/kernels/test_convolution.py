@@ -403,4 +403,6 @@ def test_depthwise_layers_in_float32(window: SpatialWindow, threads: int, monkey
     weight, bias = (torch.from_numpy(np.asarray(v)).double() for v in (layer.weight.values, layer.bias))
     expected = torch.nn.functional.conv2d(padded, weight, bias, window.stride, 0, window.dilation, 40)
     expected = torch.relu(expected + torch.from_numpy(residual).double())
-    np.testing.assert_allclose(_run(layer, x, residual, None, threads), expected.numpy(), rtol=1e-4, atol=1e-4)
+    for place in (0, threads, -1):  # the rules', another tile, the general convolution
+        got = _run(layer, x, residual, None, threads, itemgetter(place))
+        np.testing.assert_allclose(got, expected.numpy(), rtol=1e-4, atol=1e-4)
