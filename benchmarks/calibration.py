@@ -30,6 +30,7 @@ from codesign.calibration.probes import Probe
 from codesign.calibration.quantized_probe import quantized_copy
 from codesign.console import ConsoleProgress
 from codesign.cost.calibrated import CalibratedModel
+from codesign.durations import seconds_of
 from codesign.files import write_json
 from codesign.flow.build import machine
 from codesign.flow.calibrate import (
@@ -38,7 +39,6 @@ from codesign.flow.calibrate import (
     calibrate,
     calibrated_profile,
     check_networks,
-    seconds_of,
 )
 from codesign.flow.prepare import versions
 from codesign.hardware.catalog import load_profile

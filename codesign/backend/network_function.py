@@ -8,7 +8,7 @@ Every kernel becomes a private function of addresses; beside it stays a public f
 kernel's name, so that it can be timed alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -108,9 +108,7 @@ def one_function(module: tvm.IRModule) -> OneFunction:
     builder = relax.BlockBuilder()
     entries: dict[str, ir.GlobalVar] = {}
     for name in dict.fromkeys(call.kernel.name_hint for call in steps.calls):
-        kernel = module[name]
-        entries[name] = builder.add_func(_of_addresses(kernel), f"{name}_at")
-        builder.add_func(_of_tensors(kernel, entries[name]).with_attr("global_symbol", name), name)
+        entries[name] = _add_kernel(builder, name, module[name])
     constants, places = _joined([operand for call in steps.calls for operand in call.operands])
     start, end = module["main"].params[0].ty, module["main"].ret_ty
     function = _all_calls(steps, entries, plan, places, (start, end, len(constants)))
@@ -123,6 +121,31 @@ def one_function(module: tvm.IRModule) -> OneFunction:
             result = builder.emit_output(relax.TupleGetItem(both, 0))
         builder.emit_func_output(result)
     return OneFunction(builder.get(), plan.size_bytes)
+
+
+def kernels_alone(kernels: Mapping[str, tirx.PrimFunc]) -> tvm.IRModule:
+    """Kernels as they are in a network, without one: `main` returns its input.
+
+    Args:
+        kernels: By name.
+
+    Returns:
+        A module that is compiled like that of a network.
+    """
+    builder = relax.BlockBuilder()
+    for name, kernel in kernels.items():
+        _add_kernel(builder, name, kernel)
+    image = relax.Var("image", relax.TensorType((1,), "float32"))
+    with builder.function("main", [image], attrs={"global_symbol": "main"}):
+        builder.emit_func_output(image)
+    return builder.get()
+
+
+def _add_kernel(builder: relax.BlockBuilder, name: str, kernel: tirx.PrimFunc) -> ir.GlobalVar:
+    """Adds the private function of addresses, which is returned, and the public one of tensors."""
+    entry = builder.add_func(_of_addresses(kernel), f"{name}_at")
+    builder.add_func(_of_tensors(kernel, entry).with_attr("global_symbol", name), name)
+    return entry
 
 
 def _read(module: tvm.IRModule) -> Steps:

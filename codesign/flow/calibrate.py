@@ -34,7 +34,6 @@ from codesign.ir.loading import load_program
 from codesign.progress import Progress
 from codesign.quantization.scheme import Widths
 
-LEAST_BUDGET_S = 1.0
 LEAST_SHARE = 0.1
 """Of its fitted time that a measured kernel takes without what is merged into it."""
 
@@ -121,29 +120,6 @@ class CalibrationResult:
     clock: ClockRange
     relative_error: float
     within_10_percent: float
-
-
-def seconds_of(text: str) -> float:
-    """Reads a duration.
-
-    Args:
-        text: Such as `90`, `90s`, `10m`, `1.5h`.
-
-    Returns:
-        Seconds.
-
-    Raises:
-        InputError: It is no duration, or shorter than a second.
-    """
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
-    try:
-        seconds = float(number) * units[unit]
-    except ValueError:
-        seconds = float("nan")
-    if not LEAST_BUDGET_S <= seconds < float("inf"):
-        raise InputError(f"budget: got {text!r}, allowed are durations of at least 1 s such as 90s, 10m or 1h")
-    return seconds
 
 
 def calibrate(request: CalibrateRequest, progress: Progress) -> CalibrationResult:

@@ -31,7 +31,7 @@ def publish(
     facts: GraphFacts,
     decision: Decision,
     built: Mapping[str, Measured | str],
-    layer_times: Sequence[LayerTime] = (),
+    product: tuple[Sequence[LayerTime], str] = ((), ""),
 ) -> RunReport:
     """Gathers everything and writes `report.html` and `report.json`; step `report`.
 
@@ -41,7 +41,8 @@ def publish(
         facts: Its facts.
         decision: What was chosen.
         built: By candidate: what was measured, or why it failed.
-        layer_times: Of the chosen network, empty where nothing timed its layers.
+        product: Of the chosen network: times of its layers, empty where nothing timed them, and how its kernels were
+            tuned, in words, empty where they were not.
 
     Returns:
         The report.
@@ -59,12 +60,12 @@ def publish(
         target_description=target.description,
         profile_notes=_notes(context),
         seed=context.run.seed,
-        environment=environment(),
+        environment={**environment(), **({"kernels of the chosen network": product[1]} if product[1] else {})},
         data=context.data.describe(),
         sensitivity_method=context.run.quantization.sensitivity,
         candidates=mark_front(candidates),
         choices=decision.choices,
-        layers=_layers(context, program, facts, decision, layer_times),
+        layers=_layers(context, program, facts, decision, product[0]),
     )
     if report.chosen.measured is None:
         raise MeasurementError(

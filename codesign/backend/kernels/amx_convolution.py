@@ -14,10 +14,12 @@ from codesign.backend.kernels.amx_tiles import (
     amx_tiles,
     has_more_weights_than_inputs,
     packed_rows,
+    worth_threads,
 )
 from codesign.backend.kernels.epilogue import FACTORS, ZEROS, IntegerEpilogue
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.packing import INNER, LANES, PLANES, neighbours
+from codesign.backend.kernels.parameters import AmxTiling
 
 Expression = Any
 """A TIR expression, or a number."""
@@ -42,7 +44,7 @@ class Share:
     blocks: int
 
 
-def shares(shape: ConvolutionShape, threads: int) -> Share:
+def shares(shape: ConvolutionShape, threads: int, by_channels: bool | None = None) -> Share:
     """Divides the outputs among threads.
 
     By blocks of channels where weights are larger than the input, so that each thread reads its part of them; by rows
@@ -51,12 +53,14 @@ def shares(shape: ConvolutionShape, threads: int) -> Share:
     Args:
         shape: The convolution.
         threads: Threads; 1 for a serial kernel.
+        by_channels: Whether by blocks of channels, where threads divide them; None for the rule.
 
     Returns:
         Equal shares.
     """
     height, width, blocks = shape.out_height, shape.out_width, shape.blocks
-    if threads > 1 and blocks % threads == 0 and has_more_weights_than_inputs(shape):
+    by_channels = has_more_weights_than_inputs(shape) if by_channels is None else by_channels
+    if threads > 1 and blocks % threads == 0 and by_channels:
         return Share(threads, height, width, blocks // threads)
     if height > 1:
         rows = -(-height // threads)
@@ -100,8 +104,24 @@ class _Weights:
         return self.memory[(before + row) * LANES * INNER]
 
 
+def amx_tiling(shape: ConvolutionShape, threads: int) -> AmxTiling:
+    """What the rules choose for a convolution on AMX tiles.
+
+    Args:
+        shape: Loop bounds.
+        threads: Threads to schedule for.
+
+    Returns:
+        The loops.
+    """
+    used = threads if worth_threads(shape) else 1
+    share = shares(shape, used)
+    tiles = amx_tiles(replace(shape, out_channels=share.blocks * LANES), share.rows, share.columns)
+    return AmxTiling(tiles.pixels, tiles.channels, tiles.pixels_outside, used, share.blocks < shape.blocks)
+
+
 def amx_convolution(
-    shape: ConvolutionShape, bits: int, epilogue: IntegerEpilogue, threads: int, asks: bool
+    shape: ConvolutionShape, bits: int, epilogue: IntegerEpilogue, tiling: AmxTiling, asks: bool
 ) -> tirx.PrimFunc:
     """Kernel `(x, weight, bias, scale, zeros, factors, residual?, out)` as `integer_convolution`.
 
@@ -112,14 +132,15 @@ def amx_convolution(
         shape: Loop bounds; not depthwise, no horizontal dilation.
         bits: Width of the weights.
         epilogue: What follows the sum.
-        threads: Threads to share the work among; 1 for a serial kernel.
+        tiling: Which loops.
         asks: Whether the kernel asks for permission to use AMX, as the first one of a network must.
 
     Returns:
         The function.
     """
-    share = shares(shape, threads)
+    share = shares(shape, tiling.threads, tiling.shares_channels)
     tiles = amx_tiles(replace(shape, out_channels=share.blocks * LANES), share.rows, share.columns)
+    tiles = replace(tiles, pixels=tiling.pixels, channels=tiling.channels, pixels_outside=tiling.pixels_outside)
     out_shape = (1, shape.out_height, shape.out_width, shape.out_channels)
     stored: tuple[int, ...] = (shape.blocks, shape.kernel[0], tiles.sums.weight_rows, LANES * INNER)
     if bits < 8:

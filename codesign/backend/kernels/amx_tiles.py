@@ -22,6 +22,18 @@ LEAST_DEPTH = 16
 """Bytes of a kernel row below which tiles are nearly empty: 3x3 over the 3 channels of an image is no faster."""
 
 
+def amx_possible(shape: ConvolutionShape) -> bool:
+    """Whether tiles can compute a convolution, and are not nearly empty.
+
+    Args:
+        shape: The convolution.
+
+    Returns:
+        False for depthwise layers, horizontal dilation, and sums of a few bytes.
+    """
+    return not shape.is_depthwise and shape.dilation[1] == 1 and run_bytes(shape) >= LEAST_DEPTH
+
+
 def amx_applies(shape: ConvolutionShape) -> bool:
     """Whether tiles compute a convolution faster than VNNI, as measured (docs/benchmarks.md).
 
@@ -31,8 +43,7 @@ def amx_applies(shape: ConvolutionShape) -> bool:
     Returns:
         False for depthwise layers, horizontal dilation, sums of a few bytes, and little work.
     """
-    possible = not shape.is_depthwise and shape.dilation[1] == 1 and run_bytes(shape) >= LEAST_DEPTH
-    return possible and shape.macs >= MINIMUM_AMX_MACS
+    return amx_possible(shape) and shape.macs >= MINIMUM_AMX_MACS
 
 
 def worth_threads(shape: ConvolutionShape) -> bool:

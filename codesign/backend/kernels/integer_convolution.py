@@ -6,6 +6,7 @@ from codesign.backend.kernels.epilogue import FACTORS, ZEROS, IntegerEpilogue
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.packing import INNER, LANES
+from codesign.backend.kernels.parameters import VectorTiling
 from codesign.backend.kernels.schedule import Stages, Unpacking, input_channel, padded_input, schedule_convolution
 from codesign.backend.kernels.vnni import DOT_16X4, SCALE_16
 from codesign.backend.kernels.weights import Reader, weight_stages
@@ -25,7 +26,7 @@ def inner_channels(shape: ConvolutionShape, isa: InstructionSet) -> int:
 
 
 def integer_convolution(
-    shape: ConvolutionShape, bits: int, epilogue: IntegerEpilogue, isa: InstructionSet, threads: int
+    shape: ConvolutionShape, bits: int, epilogue: IntegerEpilogue, isa: InstructionSet, tiling: VectorTiling
 ) -> tirx.PrimFunc:
     """Kernel `(x, weight, bias, scale, zeros, factors, residual?, out)`.
 
@@ -38,7 +39,7 @@ def integer_convolution(
         bits: Width of the weights.
         epilogue: What follows the sum.
         isa: The processor.
-        threads: Threads to schedule for.
+        tiling: Which loops.
 
     Returns:
         The scheduled function.
@@ -65,7 +66,7 @@ def integer_convolution(
     intrinsic = SCALE_16 if depthwise else DOT_16X4 if inner == INNER else ""
     unpacking = None if bits == 8 else Unpacking.of(steps, LANES * inner, bits)
     stages = Stages(shape.is_padded, unpacking, intrinsic, inner)
-    return schedule_convolution(te.create_prim_func(arguments), shape, stages, isa, threads)
+    return schedule_convolution(te.create_prim_func(arguments), shape, stages, tiling)
 
 
 def _accumulate(source: te.Tensor, weight: Reader, shape: ConvolutionShape, inner: int, product_type: str) -> te.Tensor:

@@ -7,9 +7,9 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from codesign.backend.kernels.geometry import ConvolutionShape, choose_tile, is_shared, row_chunks
-from codesign.backend.kernels.instruction_set import InstructionSet
+from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.packing import LANES, neighbours, packed_steps
+from codesign.backend.kernels.parameters import VectorTiling
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def input_channel(shape: ConvolutionShape, out_channel: tirx.Expr, offset: tirx.
 
 
 def schedule_convolution(
-    function: tirx.PrimFunc, shape: ConvolutionShape, stages: Stages, isa: InstructionSet, threads: int
+    function: tirx.PrimFunc, shape: ConvolutionShape, stages: Stages, tiling: VectorTiling
 ) -> tirx.PrimFunc:
     """Schedules stages named `padded`, `unpacked`, `accumulated` and `out`.
 
@@ -117,37 +117,34 @@ def schedule_convolution(
         function: Written with te.
         shape: The convolution.
         stages: Which stages there are.
-        isa: The processor.
-        threads: Threads to schedule for.
+        tiling: Which loops.
 
     Returns:
         The scheduled function.
     """
-    tile = choose_tile(shape, isa.registers)
-    chunks = row_chunks(shape, tile, threads, stages.unpacking is not None)
     s = Schedule(function)
     out, total = s.get_sblock("out"), s.get_sblock("accumulated")
     n, row, column, channel = s.get_loops(out)
-    column, column_in = s.split(column, [None, tile.columns])
-    block, block_in, lane = s.split(channel, [None, tile.blocks, LANES])
+    column, column_in = s.split(column, [None, tiling.columns])
+    block, block_in, lane = s.split(channel, [None, tiling.blocks, LANES])
     if shape.out_height > 1:
-        chunk, row = s.split(row, [chunks, None])
+        chunk, row = s.split(row, [tiling.chunks, None])
     else:
-        chunk, column = s.split(column, [chunks, None])
-    s.reorder(n, chunk, block, row, column, column_in, block_in, lane)
-    s.compute_at(total, column, preserve_unit_loops=True)
+        chunk, column = s.split(column, [tiling.chunks, None])
+    inside = [row, column, block] if tiling.channels_inside else [block, row, column]
+    s.reorder(n, chunk, *inside, column_in, block_in, lane)
+    s.compute_at(total, inside[-1], preserve_unit_loops=True)
     s.set_scope(total, 0, "local")
     if stages.padded:
         s.compute_at(s.get_sblock("padded"), chunk, preserve_unit_loops=True)
         vectorize_copy(s, "padded")
     if stages.unpacking is not None:
         schedule_unpacking(s, block, stages.unpacking)
-    if is_shared(shape, threads):
-        if chunks > 1:
-            s.parallel(chunk)
-        elif shape.blocks // tile.blocks > 1:
-            s.parallel(block)
-    _schedule_sum(s, total, tile.blocks, stages)  # splits off the start, after which nothing can be parallel
+    if tiling.shares_chunks:
+        s.parallel(chunk)
+    elif tiling.shares_blocks:
+        s.parallel(block)
+    _schedule_sum(s, total, tiling, stages)  # splits off the start, after which nothing can be parallel
     s.vectorize(lane)
     s.unroll(column_in)
     s.unroll(block_in)
@@ -198,14 +195,14 @@ def schedule_unpacking(s: Schedule, block: LoopRV, unpacking: Unpacking) -> None
     s.vectorize(lanes)
 
 
-def _schedule_sum(s: Schedule, total: SBlockRV, blocks: int, stages: Stages) -> None:
+def _schedule_sum(s: Schedule, total: SBlockRV, tiling: VectorTiling, stages: Stages) -> None:
     loops = s.get_loops(total)[5:]
     reduction = loops[4:]
-    lane_block, lane = s.split(loops[3], [blocks, LANES])
+    lane_block, lane = s.split(loops[3], [tiling.blocks, LANES])
     tile = [*loops[:3], lane_block]
     inner = [reduction.pop()] if stages.depth > 1 else []
     s.reorder(*reduction, *tile, lane, *inner)
-    for loop in tile:
+    for loop in [*tile, *(reduction[1:2] if tiling.unrolled else [])]:
         s.unroll(loop)
     if not stages.intrinsic:
         s.vectorize(lane)
