@@ -30,6 +30,7 @@ from codesign.calibration.probes import Probe
 from codesign.calibration.quantized_probe import quantized_copy
 from codesign.console import ConsoleProgress
 from codesign.cost.calibrated import CalibratedModel
+from codesign.durations import seconds_of
 from codesign.files import write_json
 from codesign.flow.build import machine
 from codesign.flow.calibrate import (
@@ -38,7 +39,6 @@ from codesign.flow.calibrate import (
     calibrate,
     calibrated_profile,
     check_networks,
-    seconds_of,
 )
 from codesign.flow.prepare import versions
 from codesign.hardware.catalog import load_profile
@@ -99,8 +99,8 @@ def _quantiles(name: str, table: "np.ndarray[tuple[int, ...], np.dtype[np.float6
 
 def network_rows(result: CalibrationResult, seed: int) -> list[dict[str, object]]:
     """Whole networks in float32 and 8 bits, predicted with and without their own layers among the samples."""
-    drawn = tuple(probe for probe in result.measured.probes if probe.name.startswith("drawn"))
-    own = [probe for probe in result.measured.probes if not probe.name.startswith("drawn")]
+    drawn = tuple(probe for probe in result.measured.probes if probe.is_drawn)
+    own = [probe for probe in result.measured.probes if not probe.is_drawn]
     file = result.measured.file
     unseen = {}
     if len(drawn) > LEAST_DRAWN:

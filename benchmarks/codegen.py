@@ -1,12 +1,12 @@
 """The bars of generated code: latency beside onnxruntime and OpenVINO, outputs, and time to compile.
 
     python benchmarks/codegen.py [--only NET]... [--precision P]... [--threads N]... [--rounds 8] [--seconds 0.3]
-        [--images 100] [--cpu N] [--peer-python onnxruntime=PYTHON]... [--json F]
+        [--images 100] [--cpu N] [--tune BUDGET] [--peer-python onnxruntime=PYTHON]... [--json F]
 
 Every system runs each network in a process of its own, with its number of threads fixed before it starts; the processes
 take turns, one round after the other. Peers run at their best setting on the same file. `--peer-python` names the
 interpreter of an environment that holds a peer; a peer that is not installed is named. `--cpu` pins one-thread
-processes to one processor.
+processes to one processor. `--tune` adds our own libraries with tuned kernels, each network tuned for so long at most.
 """
 
 import argparse
@@ -33,12 +33,16 @@ from codesign.backend.tvm_process import IsolatedTvmCompiler
 from codesign.files import write_json
 from codesign.flow.build import machine, output_scale
 from codesign.flow.prepare import versions
+from codesign.flow.tune import tune_network
 from codesign.hardware.amx_permission import request_amx
 from codesign.hardware.host import detect_host
 from codesign.hardware.target import Target, TvmTarget
 from codesign.ir.serialization import load_graph
+from codesign.progress import Silent
+from codesign.tuning.budget import tuning_budget_s
 
-SYSTEMS = ("codesign", "onnxruntime", "openvino")
+TUNED = "codesign-tuned"
+SYSTEMS = ("codesign", TUNED, "onnxruntime", "openvino")
 WORKER = Path(__file__).with_name("codegen_worker.py")
 PEER_PRECISIONS = ("int8", "float32", BFLOAT16)
 """Precisions that peers are timed at: none multiplies narrower weights faster than 8 bits. At `bfloat16` onnxruntime
@@ -69,7 +73,15 @@ class Worker:
 
     def __init__(self, job: Job, python: str, images: Path, cpu: int | None) -> None:
         threads = str(job.threads)
-        command = [python, str(WORKER), job.system, str(job.file), threads, str(images), job.precision]
+        command = [
+            python,
+            str(WORKER),
+            job.system.removesuffix("-tuned"),
+            str(job.file),
+            threads,
+            str(images),
+            job.precision,
+        ]
         if cpu is not None and job.threads == 1:
             command = ["taskset", "-c", str(cpu), *command]
         environment = os.environ | {"TVM_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
@@ -109,7 +121,7 @@ def running(job: Job, python: str, images: Path, cpu: int | None) -> Iterator[Wo
 def installed_peers(pythons: Mapping[str, str]) -> tuple[str, ...]:
     """Systems that can run; the others are named."""
     present = ["codesign"]
-    for system in SYSTEMS[1:]:
+    for system in SYSTEMS[2:]:
         python = pythons.get(system, sys.executable)
         command = [python, "-c", f"import {system}; print({system}.__version__)"]
         found = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -122,7 +134,12 @@ def installed_peers(pythons: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def compile_all(
-    net: Net, networks: Mapping[str, Path], threads: Sequence[int], systems: Sequence[str], folder: Path
+    net: Net,
+    networks: Mapping[str, Path],
+    threads: Sequence[int],
+    systems: Sequence[str],
+    folder: Path,
+    tune: str | None,
 ) -> tuple[list[Job], list[dict[str, object]]]:
     """Compiled files of one network, and how long ours took."""
     jobs, rows = [], []
@@ -138,6 +155,8 @@ def compile_all(
             stated = {"weight_bytes": ours.weight_bytes, "compile_s": seconds[0], "compile_warm_s": seconds[1]}
             rows.append({"net": net.name, "precision": precision, "threads": count, **stated})
             jobs.append(Job(net.name, precision, count, "codesign", ours.path))
+            if tune is not None:
+                jobs.append(Job(net.name, precision, count, TUNED, tuned_library(path, target, tune, folder)))
             if precision not in PEER_PRECISIONS:
                 continue
             theirs = OnnxruntimeCompiler().compile(path, target, f"{precision}-{count}", folder)
@@ -157,6 +176,15 @@ def possible_precisions() -> list[str]:
         return list(PRECISIONS)
     print("this machine has no AMX-BF16: the rows of bfloat16 are missing")
     return [precision for precision in PRECISIONS if precision != BFLOAT16]
+
+
+def tuned_library(network: Path, target: Target, budget: str, folder: Path) -> Path:
+    """A network with tuned kernels; says how long tuning took."""
+    start = time.perf_counter()
+    tuned = tune_network(network, target, tuning_budget_s(budget, "--tune"), Silent(print))
+    print(f"{network.stem}, {target.threads} thread(s): {tuned.summary} ({time.perf_counter() - start:.0f} s)")
+    compiler = IsolatedTvmCompiler(choices=tuned.choices)
+    return compiler.compile(network, target, f"{network.stem}-{target.threads}-tuned", folder).path
 
 
 def time_all(workers: Sequence[Worker], rounds: int, seconds: float) -> list[dict[str, object]]:
@@ -261,6 +289,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.3, help="of each process in each round")
     parser.add_argument("--images", type=int, default=100, help="on which outputs are compared")
     parser.add_argument("--cpu", type=int)
+    parser.add_argument("--tune", metavar="BUDGET", help="as of `codesign compile`")
     parser.add_argument("--peer-python", action="append", default=[], metavar="SYSTEM=PYTHON")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
@@ -284,7 +313,7 @@ def main() -> None:
             images = inputs_of(net, options.images)
             np.save(folder / "images.npy", images, allow_pickle=False)
             networks = write_networks(net, precisions, images, folder)
-            jobs, rows = compile_all(net, networks, options.threads or [1, 2], systems, folder)
+            jobs, rows = compile_all(net, networks, options.threads or [1, 2], systems, folder, options.tune)
             compiled += rows
             workers = [
                 stack.enter_context(

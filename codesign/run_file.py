@@ -13,6 +13,7 @@ from codesign.errors import InputError
 from codesign.hardware.target import Budget
 from codesign.quantization.scheme import ACTIVATION_BITS, WEIGHT_BITS, RangeRule
 from codesign.training.options import Preprocessing, TrainingOptions
+from codesign.tuning.budget import tuning_budget_s
 
 SectionT = TypeVar("SectionT", bound=StrictModel)
 Count = Annotated[int, Field(gt=0)]
@@ -159,6 +160,29 @@ class MeasureSection(StrictModel):
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
 
 
+class ProductMeasureSection(MeasureSection):
+    """`[measure]` of a run, which ends with one product.
+
+    Attributes:
+        tune: Time for tuning the kernels of the chosen network, such as `5m`, or `cached` for what was found before;
+            None for the loops of the rules.
+    """
+
+    tune: str | None = None
+
+    @model_validator(mode="after")
+    def _can_be_tuned(self) -> "ProductMeasureSection":
+        if self.tune is None:
+            return self
+        try:
+            tuning_budget_s(self.tune, "tune")
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        if self.compilers[0] != "tvm":
+            raise ValueError(f"tune needs 'tvm' as the first of compilers, got {self.compilers[0]!r}")
+        return self
+
+
 class RunFile(StrictModel):
     """One run.
 
@@ -182,7 +206,7 @@ class RunFile(StrictModel):
     train: TrainingOptions | None = None
     quantization: QuantizationSection = QuantizationSection()
     search: SearchSection = SearchSection()
-    measure: MeasureSection = MeasureSection()
+    measure: ProductMeasureSection = ProductMeasureSection()
 
 
 def load_run_file(path: Path, settings: Sequence[str] = ()) -> RunFile:

@@ -17,6 +17,17 @@ Traded = Literal["latency_s", "energy_j", "memory_bytes"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+class SearchLimits(Budget):
+    """What every network of a search must keep; None where there is no limit.
+
+    Attributes:
+        period_s: Seconds between two inputs of a stream: where a target names several devices, each works on another
+            input, and the busiest device or the link sets the pace. On other targets a run ends before the next begins.
+    """
+
+    period_s: Positive | None = None
+
+
 class JointSection(StrictModel):
     """`[search]`: how architectures, widths and places are looked for.
 
@@ -42,7 +53,7 @@ class JointSection(StrictModel):
     device_seconds: Positive | None = None
     metrics: Annotated[tuple[Traded, ...], Field(min_length=1)] = ("latency_s", "energy_j", "memory_bytes")
     points: Annotated[int, Field(ge=2)] = 5
-    limits: Budget = Budget()
+    limits: SearchLimits = SearchLimits()
     finalists: Annotated[int, Field(ge=0)] = 4
     refinements: Annotated[int, Field(ge=0)] = 20
     finetune_epochs: Annotated[int, Field(ge=0)] = 0

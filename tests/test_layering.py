@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"files", "progress", "config", "data_parallel"}),
+    frozenset({"files", "progress", "config", "data_parallel", "durations"}),
     frozenset({
         "factory",
         "solver",
@@ -18,6 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"pass_manager"}),
     frozenset({"passes", "search", "backend", "training", "testing"}),
     frozenset({"calibration"}),
+    frozenset({"tuning"}),
     frozenset({"report"}),
     frozenset({"run_file", "run_folder", "console"}),
     frozenset({"search_file"}),

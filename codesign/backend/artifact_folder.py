@@ -15,7 +15,7 @@ from pathlib import Path
 
 from codesign import __version__
 from codesign.backend.base import Artifact
-from codesign.backend.manifest import FORMAT, CompiledFor, Manifest, TensorEntry, read_manifest
+from codesign.backend.manifest import FORMAT, CompiledFor, Manifest, TensorEntry, TunedKernel, read_manifest
 from codesign.backend.onnx_graph import OnnxGraph, read_graph
 from codesign.backend.operations import Quantization
 from codesign.backend.shared_library import machine_of_triple
@@ -54,13 +54,14 @@ def network_header(input_shape: tuple[int, ...], threads: int) -> str:
     return f"// Written by codesign.\n#define INPUT_SHAPE {shape}\n#define THREADS {threads}\n"
 
 
-def complete_folder(folder: Path, artifact: Artifact, target: Target) -> Manifest:
+def complete_folder(folder: Path, artifact: Artifact, target: Target, tuned: tuple[TunedKernel, ...] = ()) -> Manifest:
     """Puts everything but the library and `network.onnx`, which are there, into an artefact's folder.
 
     Args:
         folder: The folder.
         artifact: What the compiler wrote into its `lib/`.
         target: What it was compiled for.
+        tuned: Kernels whose loops a tuner chose.
 
     Returns:
         The manifest, written last.
@@ -87,6 +88,7 @@ def complete_folder(folder: Path, artifact: Artifact, target: Target) -> Manifes
         (end,),
         artifact.weight_bytes,
         {"codesign": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}},
+        tuned,
         sidecar.bfloat16_layers,
     )
     manifest.write(folder)

@@ -41,11 +41,13 @@ class KernelCall:
         kernel: Name of the function in the library; several calls may share one.
         operation: Name of the graph's node that the call computes, empty where several nodes were merged.
         arguments: Operands in the function's order; the last one is the result.
+        identity: Of a kernel whose loops can be tuned (kernels/layer_kernel.py); empty for others.
     """
 
     kernel: str
     operation: str
     arguments: tuple[KernelArgument, ...]
+    identity: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,12 @@ class TemplateCall:
     Attributes:
         kernel: Name of the function.
         position: Which operation of the network needed it.
+        identity: Of a kernel whose loops can be tuned; empty for others.
     """
 
     kernel: str
     position: int
+    identity: str = ""
 
 
 def kernel_calls(
@@ -91,7 +95,7 @@ def kernel_calls(
             template = waiting.pop(0)
             settle(template.position)
             last = template.position
-            found.append(KernelCall(kernel, operations[last].name, arguments))
+            found.append(KernelCall(kernel, operations[last].name, arguments, template.identity))
         else:
             between.append((kernel, arguments))
     settle(len(operations) - 1)
@@ -156,6 +160,7 @@ def read_kernel_calls(library: Path) -> tuple[KernelCall, ...]:
                 row["kernel"],
                 row["operation"],
                 tuple(KernelArgument(tuple(a["shape"]), a["dtype"]) for a in row["arguments"]),
+                row.get("identity", ""),
             )
             for row in rows
         )

@@ -5,6 +5,7 @@ the caches and nothing stands between two calls; the sum over all calls is then 
 layer is scaled by the same factor to make it that.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,6 +89,20 @@ def scaled_layers(calls: Sequence[KernelCall], timed: dict[str, float], network_
         LayerTime(layer, tuple(kernels), alone[layer] * network_s / total, alone[layer])
         for layer, kernels in of_layer.items()
     )
+
+
+def rescaled(layers: Sequence[LayerTime], network_s: float) -> tuple[LayerTime, ...]:
+    """The same layers as shares of another latency of the same network.
+
+    Args:
+        layers: All layers of the network.
+        network_s: What all shall add up to.
+
+    Returns:
+        The layers.
+    """
+    total = math.fsum(layer.alone_s for layer in layers)
+    return tuple(dataclasses.replace(layer, seconds=layer.alone_s * network_s / total) for layer in layers)
 
 
 def _bytes_of(call: KernelCall) -> int:

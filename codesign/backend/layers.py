@@ -8,26 +8,45 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from codesign.backend.kernels.amx_convolution import amx_convolution, bfloat16_convolution
-from codesign.backend.kernels.amx_tiles import (
-    amx_applies,
-    amx_weights,
-    bfloat16_applies,
-    bfloat16_weights,
-    packed_rows,
-    sum_blocks,
-    worth_threads,
+from codesign.backend.kernels.amx_convolution import (
+    amx_convolution,
+    amx_tiling,
+    bfloat16_convolution,
+    bfloat16_tiling,
 )
-from codesign.backend.kernels.depthwise import depthwise_applies, depthwise_weights, float_depthwise
+from codesign.backend.kernels.amx_tiles import amx_applies, amx_weights, bfloat16_applies, bfloat16_weights, sum_blocks
+from codesign.backend.kernels.depthwise import (
+    depthwise_applies,
+    depthwise_tiling,
+    depthwise_weights,
+    float_depthwise,
+)
 from codesign.backend.kernels.epilogue import FloatEpilogue, IntegerEpilogue
 from codesign.backend.kernels.float_convolution import float_convolution
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.integer_convolution import inner_channels, integer_convolution
-from codesign.backend.kernels.matrix_vector import float_matrix_vector, integer_matrix_vector
-from codesign.backend.kernels.packed_matrix_vector import packed_matrix_vector, shared_steps
-from codesign.backend.kernels.packing import INNER, LANES, block_weights, pack_planes
+from codesign.backend.kernels.layer_kernel import FLOAT_BITS, LayerKernel
+from codesign.backend.kernels.matrix_vector import float_matrix_vector, integer_matrix_vector, matrix_vector_tiling
+from codesign.backend.kernels.packed_matrix_vector import (
+    packed_matrix_vector,
+    packed_matrix_vector_tiling,
+    shared_steps,
+)
+from codesign.backend.kernels.packing import INNER, LANES, block_weights, pack_planes, packed_steps
+from codesign.backend.kernels.parameters import (
+    AmxTiling,
+    DepthwiseTiling,
+    KernelParameters,
+    MatrixVectorTiling,
+    PackedMatrixVectorTiling,
+    VectorTiling,
+    vector_tiling,
+)
 from codesign.backend.operations import Convolution, Quantization
+
+BYTE_BITS = 8
+"""Weights of fewer bits are expanded in the kernel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,75 +62,100 @@ class LayerConstants:
     stored: tuple[NDArray[np.generic], ...]
 
 
-def runs_on_amx(layer: Convolution, shape: ConvolutionShape, isa: InstructionSet) -> bool:
-    """Whether a layer's kernel uses AMX tiles.
+def described(layer: Convolution, shape: ConvolutionShape) -> LayerKernel:
+    """What the kernel of a layer computes.
 
     Args:
         layer: The layer.
         shape: Its loop bounds.
-        isa: The processor.
 
     Returns:
-        Whether it does.
+        The kernel.
     """
-    if _is_vector(shape):
-        return False
-    if layer.weight.scale is None:
-        return isa.bfloat16 and bfloat16_applies(shape)
-    return isa.amx and amx_applies(shape)
+    if layer.weight.scale is not None:
+        return LayerKernel(shape, layer.weight.bits, _integer_epilogue(layer))
+    residual = layer.residual
+    real = FloatEpilogue(layer.clamp) if residual is None else FloatEpilogue(layer.clamp, True, residual.clamp)
+    return LayerKernel(shape, FLOAT_BITS, real)
 
 
-def _is_vector(shape: ConvolutionShape) -> bool:
-    """Whether a layer is a product of a matrix and one row."""
-    return shape.out_height * shape.out_width == 1 and shape.kernel == (1, 1) and shape.groups == 1
-
-
-def layer_kernel(
-    layer: Convolution, shape: ConvolutionShape, isa: InstructionSet, threads: int, asks_for_amx: bool = False
-) -> tuple[tuple[object, ...], Callable[[], tirx.PrimFunc]]:
-    """The kernel of a layer.
+def default_parameters(kernel: LayerKernel, isa: InstructionSet, threads: int) -> KernelParameters:
+    """What the rules choose for a kernel, from its shape alone.
 
     Args:
-        layer: The layer.
-        shape: Its loop bounds.
+        kernel: The kernel.
+        isa: The processor.
+        threads: Threads to schedule for.
+
+    Returns:
+        Its loops.
+    """
+    shape, integers = kernel.shape, kernel.bits != FLOAT_BITS
+    if kernel.is_vector:
+        size = (shape.in_channels, shape.out_channels)
+        if integers and shared_steps(shape.in_channels, kernel.bits, isa):
+            return packed_matrix_vector_tiling(*size, threads)
+        return matrix_vector_tiling(*size, integers, isa, threads)
+    if integers and isa.amx and amx_applies(shape):
+        return amx_tiling(shape, threads)
+    if not integers and depthwise_applies(shape):
+        return depthwise_tiling(shape, threads)
+    if not integers and isa.bfloat16 and bfloat16_applies(shape):
+        return bfloat16_tiling(shape, threads)
+    return vector_tiling(shape, isa.registers, threads, integers and kernel.bits < BYTE_BITS)
+
+
+def kernel_function(
+    kernel: LayerKernel, parameters: KernelParameters, isa: InstructionSet, threads: int, asks_for_amx: bool = False
+) -> tuple[tuple[object, ...], Callable[[], tirx.PrimFunc]]:
+    """A kernel with given loops.
+
+    Args:
+        kernel: The kernel.
+        parameters: Its loops, of `default_parameters` or `kernel_candidates.candidates`.
         isa: The processor.
         threads: Threads to schedule for.
         asks_for_amx: Whether this is the first kernel of a network on AMX, which asks for permission.
 
     Returns:
-        What identifies the kernel among all, and how to write it.
+        What identifies it among the kernels of a network, each of which has its own loops, and how to write it.
     """
-    if layer.weight.scale is None:
-        return _float_kernel(layer, shape, isa, threads, asks_for_amx)
-    vector = _is_vector(shape)
+    shape, epilogue, bits = kernel.shape, kernel.epilogue, kernel.bits
     size = (shape.in_channels, shape.out_channels)
-    epilogue, bits = _integer_epilogue(layer), layer.weight.bits
-    if vector:
-        key = (f"dense_i{bits}", *size, epilogue)
-        if shared_steps(shape.in_channels, bits, isa):
-            return key, lambda: packed_matrix_vector(*size, bits, epilogue, isa, threads)
-        return key, lambda: integer_matrix_vector(*size, bits, epilogue, isa, threads)
-    if runs_on_amx(layer, shape, isa):
-        name = (f"conv_amx_i{bits}", shape, epilogue, asks_for_amx)
-        used = threads if worth_threads(shape) else 1
-        return name, lambda: amx_convolution(shape, bits, epilogue, used, asks_for_amx)
-    return (f"conv_i{bits}", shape, epilogue), lambda: integer_convolution(shape, bits, epilogue, isa, threads)
+    if isinstance(epilogue, FloatEpilogue):
+        return _float_function(kernel, epilogue, parameters, isa, asks_for_amx)
+    match parameters:
+        case PackedMatrixVectorTiling():
+            name = (f"dense_i{bits}", *size, epilogue)
+            return name, lambda: packed_matrix_vector(size, bits, epilogue, isa, threads, parameters)
+        case MatrixVectorTiling():
+            name = (f"dense_i{bits}", *size, epilogue)
+            return name, lambda: integer_matrix_vector(*size, bits, epilogue, isa, parameters)
+        case AmxTiling():
+            on_tiles = (f"conv_amx_i{bits}", shape, epilogue, asks_for_amx)
+            return on_tiles, lambda: amx_convolution(shape, bits, epilogue, parameters, asks_for_amx)
+        case VectorTiling():
+            in_vectors = (f"conv_i{bits}", shape, epilogue)
+            return in_vectors, lambda: integer_convolution(shape, bits, epilogue, isa, parameters)
+    raise ValueError(f"no kernel {kernel.words} has the loops {parameters}")
 
 
-def _float_kernel(
-    layer: Convolution, shape: ConvolutionShape, isa: InstructionSet, threads: int, asks_for_amx: bool
+def _float_function(
+    kernel: LayerKernel, epilogue: FloatEpilogue, parameters: KernelParameters, isa: InstructionSet, asks_for_amx: bool
 ) -> tuple[tuple[object, ...], Callable[[], tirx.PrimFunc]]:
-    residual, size = layer.residual, (shape.in_channels, shape.out_channels)
-    real = FloatEpilogue(layer.clamp) if residual is None else FloatEpilogue(layer.clamp, True, residual.clamp)
-    if _is_vector(shape):
-        return ("dense_f32", *size, real), lambda: float_matrix_vector(*size, real, isa, threads)
-    if depthwise_applies(shape):
-        return ("depthwise_f32", shape, real), lambda: float_depthwise(shape, real, threads)
-    if runs_on_amx(layer, shape, isa):
-        used = threads if worth_threads(shape) else 1
-        name = ("conv_amx_bf16", shape, real, asks_for_amx)
-        return name, lambda: bfloat16_convolution(shape, real, used, asks_for_amx)
-    return ("conv_f32", shape, real), lambda: float_convolution(shape, real, isa, threads)
+    shape = kernel.shape
+    size = (shape.in_channels, shape.out_channels)
+    match parameters:
+        case MatrixVectorTiling():
+            return ("dense_f32", *size, epilogue), lambda: float_matrix_vector(*size, epilogue, parameters)
+        case DepthwiseTiling():
+            return ("depthwise_f32", shape, epilogue), lambda: float_depthwise(shape, epilogue, parameters)
+        case AmxTiling() if isa.bfloat16:
+            on_tiles = ("conv_amx_bf16", shape, epilogue, asks_for_amx)
+            return on_tiles, lambda: bfloat16_convolution(shape, epilogue, parameters, asks_for_amx)
+        case VectorTiling():
+            return ("conv_f32", shape, epilogue), lambda: float_convolution(shape, epilogue, parameters)
+    raise ValueError(f"no kernel {kernel.words} has the loops {parameters}")
 
 
 def _integer_epilogue(layer: Convolution) -> IntegerEpilogue:
@@ -121,36 +165,28 @@ def _integer_epilogue(layer: Convolution) -> IntegerEpilogue:
     return IntegerEpilogue("float32" if layer.output.quantization is None else "uint8", place)
 
 
-def layer_constants(layer: Convolution, shape: ConvolutionShape, isa: InstructionSet) -> LayerConstants:
+def layer_constants(
+    layer: Convolution, shape: ConvolutionShape, isa: InstructionSet, parameters: KernelParameters | None = None
+) -> LayerConstants:
     """Weights, bias and, for integers, scales and requantisation factors.
 
     Args:
         layer: The layer.
         shape: Its loop bounds.
         isa: The processor.
+        parameters: Its kernel's loops, on which the order of weights depends; None for those of the rules.
 
     Returns:
         The constants.
     """
+    loops = default_parameters(described(layer, shape), isa, 1) if parameters is None else parameters
     if layer.weight.scale is None:
-        return _float_constants(layer, shape, isa)
+        return _float_constants(layer, shape, loops)
     values = layer.weight.values
     channels = values.shape[0]
     x = layer.x.quantization
     assert x is not None
-    inner = INNER if runs_on_amx(layer, shape, isa) else inner_channels(shape, isa)
-    weight = block_weights(_with_input_channels(values, shape), inner)
-    if runs_on_amx(layer, shape, isa):
-        weight = amx_weights(weight, sum_blocks(shape))
-    steps = shared_steps(shape.in_channels, layer.weight.bits, isa) if _is_vector(shape) else 0
-    if steps:
-        weight = weight.reshape(weight.shape[0], -1, steps * LANES * INNER)
-        weight = pack_planes(weight, layer.weight.bits)
-    elif layer.weight.bits < 8 and runs_on_amx(layer, shape, isa):
-        together = packed_rows(shape, layer.weight.bits) * LANES * INNER
-        weight = pack_planes(weight.reshape(shape.blocks, -1, together), layer.weight.bits)
-    elif layer.weight.bits < 8:
-        weight = pack_planes(weight.reshape(*weight.shape[:4], -1), layer.weight.bits)
+    weight = _stored_weights(layer, shape, isa, loops)
     bias = np.zeros(shape.out_channels, np.int32)
     bias[:channels] = -x.zero_point * values.astype(np.int64).sum(axis=(1, 2, 3))
     if layer.bias is not None:
@@ -161,22 +197,52 @@ def layer_constants(layer: Convolution, shape: ConvolutionShape, isa: Instructio
     return LayerConstants((weight, bias, scale, zeros, factors), (weight, bias, scale))
 
 
-def _float_constants(layer: Convolution, shape: ConvolutionShape, isa: InstructionSet) -> LayerConstants:
-    values = _with_input_channels(layer.weight.values, shape).astype(np.float32)
-    weight: NDArray[np.generic] = block_weights(values, 1)[..., 0]
-    if depthwise_applies(shape):
-        weight = depthwise_weights(layer.weight.values)
-    elif runs_on_amx(layer, shape, isa):
-        weight = bfloat16_weights(values, shape)
+def _float_constants(layer: Convolution, shape: ConvolutionShape, loops: KernelParameters) -> LayerConstants:
+    values = layer.weight.values
+    whole = isinstance(loops, MatrixVectorTiling | AmxTiling)
+    summed = _summed_weights(values, shape, shape.in_channels if whole else shape.reduction_channels)
     bias = np.zeros(shape.out_channels, np.float32)
-    bias[: layer.weight.values.shape[0]] = 0 if layer.bias is None else layer.bias
+    bias[: len(values)] = 0 if layer.bias is None else layer.bias
+    weight: NDArray[np.generic]
+    match loops:
+        case DepthwiseTiling():
+            weight = depthwise_weights(values)
+        case AmxTiling():
+            weight = bfloat16_weights(summed.astype(np.float32), shape)
+        case _:
+            weight = block_weights(summed, 1)[..., 0]
     return LayerConstants((weight, bias), (weight, bias))
 
 
-def _with_input_channels(values: NDArray[np.generic], shape: ConvolutionShape) -> NDArray[np.generic]:
-    """Weights padded with zeros for input channels that are only stored."""
-    missing = shape.reduction_channels - values.shape[1]
-    return np.pad(values, ((0, 0), (0, missing), (0, 0), (0, 0))) if missing else values
+def _stored_weights(
+    layer: Convolution, shape: ConvolutionShape, isa: InstructionSet, loops: KernelParameters
+) -> NDArray[np.generic]:
+    """Quantised weights as their kernel reads them."""
+    bits, on_amx = layer.weight.bits, isinstance(loops, AmxTiling)
+    is_vector = isinstance(loops, MatrixVectorTiling | PackedMatrixVectorTiling)
+    whole = is_vector or (on_amx and shape.groups == 1)
+    summed = _summed_weights(layer.weight.values, shape, shape.in_channels if whole else shape.reduction_channels)
+    weight = block_weights(summed, INNER if on_amx else inner_channels(shape, isa))
+    lanes = (LANES, weight.shape[-1])
+    if on_amx:
+        weight = amx_weights(weight, sum_blocks(shape))
+    if bits == 8:
+        return weight if on_amx else weight.reshape(shape.blocks, -1, *lanes)
+    rows = weight.reshape(shape.blocks, -1, lanes[0] * lanes[1])
+    together = packed_steps(rows.shape[1], bits)
+    return pack_planes(rows.reshape(shape.blocks, -1, together * rows.shape[2]), bits)
+
+
+def _summed_weights(values: NDArray[np.generic], shape: ConvolutionShape, channels: int) -> NDArray[np.generic]:
+    """Weights `[C_out, channels, KH, KW]` of all input channels that a kernel sums over, zero where there are none."""
+    filters, group_in = values.shape[:2]
+    result = np.zeros((filters, channels, *values.shape[2:]), values.dtype)
+    for channel in range(filters):
+        first = 0
+        if shape.groups > 1 and not shape.is_depthwise:
+            first = channel // shape.group_out * group_in - shape.first_channel(channel // LANES)
+        result[channel, first : first + group_in] = values[channel]
+    return result
 
 
 def _channel_scale(layer: Convolution, x: Quantization) -> NDArray[np.float32]:

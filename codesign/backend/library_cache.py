@@ -3,10 +3,12 @@
 import importlib.metadata
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codesign.backend.kernel_table import SUFFIX
+from codesign.backend.kernels.parameters import CHOICES, KernelParameters
 from codesign.backend.sidecar import read_sidecar
 from codesign.errors import CodesignError
 from codesign.files import digest_of, replacing
@@ -18,22 +20,26 @@ LARGEST_CACHE_BYTES = 2 << 30
 PACKAGES = ("apache-tvm", "apache-tvm-ffi", "onnx", "numpy")
 
 
-def cache_folder() -> Path:
-    """Where libraries are kept: `codesign/libraries` in the user's folder for caches.
+def cache_folder(kind: str = "libraries") -> Path:
+    """Where something is kept: `codesign/KIND` in the user's folder for caches.
+
+    Args:
+        kind: What is kept.
 
     Returns:
         The folder; it may not exist.
     """
     given = os.environ.get("XDG_CACHE_HOME")  # where systems with the XDG convention keep caches
-    return (Path(given) if given else Path.home() / ".cache") / "codesign" / "libraries"
+    return (Path(given) if given else Path.home() / ".cache") / "codesign" / kind
 
 
-def library_key(graph_path: Path, target: Target) -> str:
-    """Digest of everything that a library depends on: network, target, processor, compiler and the templates.
+def library_key(graph_path: Path, target: Target, choices: Mapping[str, KernelParameters] | None = None) -> str:
+    """Digest of everything that a library depends on: network, target, processor, compiler, templates and choices.
 
     Args:
         graph_path: The ONNX file.
         target: What is compiled for.
+        choices: Loops of kernels that were tuned.
 
     Returns:
         The digest.
@@ -43,7 +49,9 @@ def library_key(graph_path: Path, target: Target) -> str:
     processor = (host.name, sorted(host.flags), request_amx()) if target.tvm.mcpu == "native" else ()
     versions = [importlib.metadata.version(package) for package in PACKAGES]
     sources = sorted(Path(__file__).parent.rglob("*.py"))
-    return digest_of(graph_path, target.tvm.model_dump(mode="json"), target.threads, processor, versions, *sources)
+    chosen = CHOICES.dump_python(dict(choices or {}), mode="json")
+    machine = (target.tvm.model_dump(mode="json"), target.threads, processor, versions)
+    return digest_of(graph_path, *machine, chosen, *sources)
 
 
 @dataclass(frozen=True)

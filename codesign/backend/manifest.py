@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from codesign.backend.kernels.parameters import KernelParameters
 from codesign.errors import InputError
 from codesign.files import digest_of, write_json
 
@@ -53,6 +54,27 @@ class CompiledFor:
 
 
 @dataclass(frozen=True)
+class TunedKernel:
+    """A kernel whose loops a tuner chose.
+
+    Attributes:
+        kernel: What it computes, in words.
+        identity: The same exactly (kernels/layer_kernel.py).
+        parameters: Its loops.
+        seconds: Of one call, when it was tuned.
+        default_seconds: Of one call with the loops of the rules, measured beside it.
+        date: When it was tuned, as YYYY-MM-DD.
+    """
+
+    kernel: str
+    identity: str
+    parameters: KernelParameters
+    seconds: float
+    default_seconds: float
+    date: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """An artefact.
 
@@ -67,6 +89,7 @@ class Manifest:
         outputs: What comes out.
         weight_bytes: Weights as stored in the library.
         versions: Of codesign and of TVM, which must be the same on the device.
+        tuned: Kernels whose loops a tuner chose; rules chose those of all others.
         bfloat16_layers: Layers in float32 that multiply operands rounded to bfloat16.
     """
 
@@ -80,6 +103,7 @@ class Manifest:
     outputs: tuple[TensorEntry, ...]
     weight_bytes: int
     versions: dict[str, str]
+    tuned: tuple[TunedKernel, ...] = ()
     bfloat16_layers: int = 0
 
     @property

@@ -8,22 +8,27 @@ Every kernel becomes a private function of addresses; beside it stays a public f
 kernel's name, so that it can be timed alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 import tvm
+import tvm_ffi
 from numpy.typing import NDArray
 from tvm import ir, relax, tirx
 from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
+from codesign.backend.kernels.amx_instructions import WHOLE_LINES
 from codesign.backend.memory_plan import LINE, Lifetime, MemoryPlan, plan_memory
 from codesign.errors import CompileError
 
 NETWORK_KERNEL = "network"
 PIPELINE = "codesign"
 """Name of the lowering of this module's functions among TVM's pipelines."""
+STACK_BYTES = 4_096
+"""Largest buffer of a kernel that lies on the stack: LLVM aligns it there to 16 bytes, which costs large ones more than
+taking it from a pool."""
 _CODE = ir.PrimType("int32")
 """What functions return: 0, or -1 after an error whose message TVM keeps."""
 _CPU = 1
@@ -103,9 +108,7 @@ def one_function(module: tvm.IRModule) -> OneFunction:
     builder = relax.BlockBuilder()
     entries: dict[str, ir.GlobalVar] = {}
     for name in dict.fromkeys(call.kernel.name_hint for call in steps.calls):
-        kernel = module[name]
-        entries[name] = builder.add_func(_of_addresses(kernel), f"{name}_at")
-        builder.add_func(_of_tensors(kernel, entries[name]).with_attr("global_symbol", name), name)
+        entries[name] = _add_kernel(builder, name, module[name])
     constants, places = _joined([operand for call in steps.calls for operand in call.operands])
     start, end = module["main"].params[0].ty, module["main"].ret_ty
     function = _all_calls(steps, entries, plan, places, (start, end, len(constants)))
@@ -118,6 +121,31 @@ def one_function(module: tvm.IRModule) -> OneFunction:
             result = builder.emit_output(relax.TupleGetItem(both, 0))
         builder.emit_func_output(result)
     return OneFunction(builder.get(), plan.size_bytes)
+
+
+def kernels_alone(kernels: Mapping[str, tirx.PrimFunc]) -> tvm.IRModule:
+    """Kernels as they are in a network, without one: `main` returns its input.
+
+    Args:
+        kernels: By name.
+
+    Returns:
+        A module that is compiled like that of a network.
+    """
+    builder = relax.BlockBuilder()
+    for name, kernel in kernels.items():
+        _add_kernel(builder, name, kernel)
+    image = relax.Var("image", relax.TensorType((1,), "float32"))
+    with builder.function("main", [image], attrs={"global_symbol": "main"}):
+        builder.emit_func_output(image)
+    return builder.get()
+
+
+def _add_kernel(builder: relax.BlockBuilder, name: str, kernel: tirx.PrimFunc) -> ir.GlobalVar:
+    """Adds the private function of addresses, which is returned, and the public one of tensors."""
+    entry = builder.add_func(_of_addresses(kernel), f"{name}_at")
+    builder.add_func(_of_tensors(kernel, entry).with_attr("global_symbol", name), name)
+    return entry
 
 
 def _read(module: tvm.IRModule) -> Steps:
@@ -194,6 +222,8 @@ def _of_addresses(kernel: tirx.PrimFunc) -> tirx.PrimFunc:
     ]
     views = [tirx.DeclBuffer(buffer, data=pointer) for buffer, pointer in zip(kernel.params, pointers, strict=True)]
     function = tirx.PrimFunc(pointers, tirx.SeqStmt([*views, kernel.body]), ret_type=_CODE)
+    if WHOLE_LINES in kernel.attrs:
+        function = function.with_attr(WHOLE_LINES, True)
     return function.with_attr("tirx.noalias", True).with_attr("s_tir", True)
 
 
@@ -247,9 +277,20 @@ def _completed(function: tirx.PrimFunc, _module: tvm.IRModule, _context: tvm.tra
     if "global_symbol" in function.attrs:
         return function
     node = ir.StringImm("default")
-    placed = tirx.AttrStmt(node, "device_type", tirx.const(_CPU, "int32"), function.body)
+    body = function.body
+    if WHOLE_LINES not in function.attrs:
+        body = tvm_ffi.structural_map(body, (tirx.AllocBuffer, _on_the_stack), order="post")
+    placed = tirx.AttrStmt(node, "device_type", tirx.const(_CPU, "int32"), body)
     placed = tirx.AttrStmt(node, "device_id", tirx.const(0, "int32"), placed)
     return function.with_body(tirx.SeqStmt([placed, tirx.Return(tirx.const(0, "int32"))]))
+
+
+def _on_the_stack(memory: tirx.AllocBuffer) -> tirx.AllocBuffer:
+    """Memory of a kernel, which TVM takes from a pool where it is more than 1 kB unless told not to."""
+    size = prod(int(extent) for extent in memory.buffer.shape) * tvm.DataType(str(memory.buffer.dtype)).bits // 8
+    if size > STACK_BYTES:
+        return memory
+    return tirx.AllocBuffer(memory.buffer, {"disable_lower_builtin": tirx.const(True)})
 
 
 def _pipeline() -> tuple[tvm.transform.Pass, object, object]:

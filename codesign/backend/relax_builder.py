@@ -1,5 +1,6 @@
 """From operations to a Relax module: layouts, kernels shared by shape, weights as stored in the artefact."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -14,7 +15,14 @@ from codesign.backend.kernels.amx_tiles import worth_bfloat16
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.packing import LANES, round_up
-from codesign.backend.layers import addition_factors, layer_constants, layer_kernel, runs_on_amx
+from codesign.backend.kernels.parameters import AmxTiling, KernelParameters
+from codesign.backend.layers import (
+    addition_factors,
+    default_parameters,
+    described,
+    kernel_function,
+    layer_constants,
+)
 from codesign.backend.operations import (
     Addition,
     Concatenation,
@@ -49,18 +57,21 @@ class RelaxModule:
     bfloat16_layers: int
 
 
-def build_module(network: Network, isa: InstructionSet, threads: int) -> RelaxModule:
+def build_module(
+    network: Network, isa: InstructionSet, threads: int, choices: Mapping[str, KernelParameters] | None = None
+) -> RelaxModule:
     """Writes a network as Relax.
 
     Args:
         network: Operations without problems.
         isa: The processor.
         threads: Threads to schedule for.
+        choices: Loops by the identity of a kernel; the rules choose those of all others.
 
     Returns:
         The module.
     """
-    builder = ValueStore(isa, threads)
+    builder = ValueStore(isa, threads, choices or {})
     start = relax.Var("image", relax.TensorType(network.input.shape, "float32"))
     with builder.blocks.function("main", [start]):
         with builder.blocks.dataflow():
@@ -100,18 +111,21 @@ def _convolution(builder: ValueStore, layer: Convolution) -> None:
     out_channels = shape.out_channels
     in_shape = (1, shape.height, shape.width, stored.channels)
     out_shape = (1, shape.out_height, shape.out_width, out_channels)
-    constants = layer_constants(layer, shape, builder.isa)
+    kernel = described(layer, shape)
+    parameters = builder.choices.get(kernel.identity) or default_parameters(kernel, builder.isa, builder.threads)
+    constants = layer_constants(layer, shape, builder.isa, parameters)
     builder.weight_bytes += sum(c.nbytes for c in constants.stored)
     arguments = [builder.reshape(stored.value, in_shape), *(relax.const(c) for c in constants.arguments)]
     if layer.residual is not None:
         other = layer.residual.tensor
         added = builder.rows(other) if layer.dense else builder.image(other, out_channels)
         arguments.append(builder.reshape(added.value, out_shape))
-    on_amx = runs_on_amx(layer, shape, builder.isa)
-    key, make = layer_kernel(layer, shape, builder.isa, builder.threads, on_amx and not builder.asked_for_amx)
+    on_amx = isinstance(parameters, AmxTiling)
+    asks = on_amx and not builder.asked_for_amx
+    key, make = kernel_function(kernel, parameters, builder.isa, builder.threads, asks)
     builder.asked_for_amx |= on_amx
     builder.bfloat16_layers += on_amx and layer.weight.scale is None
-    value = builder.call(key, make, arguments, out_shape, layer.output.dtype)
+    value = builder.call(key, make, arguments, out_shape, layer.output.dtype, kernel.identity)
     builder.put(layer.output, Layout.ROWS if layer.dense else Layout.IMAGE, value, out_channels)
 
 
@@ -125,7 +139,8 @@ def _needed_channels(builder: ValueStore, layer: Convolution) -> int | None:
     if not worth_bfloat16(_bounds(layer, height, width, channels)):
         return None
     few = round_up(channels, IMAGE_CHANNELS)
-    return few if runs_on_amx(layer, _bounds(layer, height, width, few), builder.isa) else None
+    kernel = described(layer, _bounds(layer, height, width, few))
+    return few if isinstance(default_parameters(kernel, builder.isa, 1), AmxTiling) else None
 
 
 def _bounds(layer: Convolution, height: int, width: int, channels: int) -> ConvolutionShape:

@@ -1,12 +1,14 @@
 """Compiles ONNX files with TVM: own integer and float kernels, everything else legalised by Relax."""
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from codesign.backend.base import Artifact
 from codesign.backend.kernel_table import kernel_calls, write_kernel_calls
+from codesign.backend.kernels.parameters import KernelParameters
 from codesign.backend.qdq_graph import Network, read_network
 from codesign.backend.shared_library import architecture_of_triple
 from codesign.backend.sidecar import Sidecar
@@ -25,12 +27,18 @@ KERNELS_SUFFIX = ".kernels.so"
 and in a network's library that is the interpreter's."""
 
 
+@dataclass(frozen=True)
 class TvmCompiler:
     """Writes a shared library and, beside it, JSON files with what a runner must know and which kernels are called.
 
     QDQ patterns are executed in integers: uint8 activations times int8 or packed weights, summed in int32. Kernels
     are scheduled for the target's processor and number of threads, and shared by all layers of one shape.
+
+    Attributes:
+        choices: Loops by the identity of a kernel, as a tuner found them; the rules choose those of all others.
     """
+
+    choices: Mapping[str, KernelParameters] = field(default_factory=dict, kw_only=True)
 
     name: ClassVar[str] = "tvm"
 
@@ -68,8 +76,9 @@ class TvmCompiler:
             raise CompileError(f"{graph_path}: TVM cannot compile {len(network.problems)} nodes: {listed}")
         library = self.library_path(target, plan_digest, work_dir)
         kernels = library.with_suffix(KERNELS_SUFFIX) if target.runner == "rpc" else None
-        machine, linker = tvm_target(target.tvm, target.threads), _linker(target.tvm.mtriple)
-        built = _build(network, machine, target.tvm.float_products, linker, library, kernels, graph_path)
+        machine, linker = tvm_target(target.tvm, target.threads), find_linker(target.tvm.mtriple)
+        outputs = _Outputs(library, kernels, linker)
+        built = _build(network, machine, target.tvm.float_products, self.choices, outputs, graph_path)
         Sidecar(
             self.name,
             target.name,
@@ -99,6 +108,15 @@ class TvmCompiler:
 
 
 @dataclass(frozen=True)
+class _Outputs:
+    """Files that are written: the network, its kernels alone where a server needs them; and what links them."""
+
+    library: Path
+    kernels: Path | None
+    linker: str
+
+
+@dataclass(frozen=True)
 class _Built:
     """What is known of a library that was written.
 
@@ -117,9 +135,8 @@ def _build(
     network: Network,
     target: "tvm.target.Target",
     float_products: Products,
-    linker: str,
-    library: Path,
-    kernels: Path | None,
+    choices: Mapping[str, KernelParameters],
+    outputs: _Outputs,
     graph_path: Path,
 ) -> _Built:
     """Writes the library."""
@@ -134,7 +151,7 @@ def _build(
     threads = int(target.attrs["num-cores"])
     try:
         with target:
-            built = build_module(network, instruction_set(target, float_products), threads)
+            built = build_module(network, instruction_set(target, float_products), threads, choices)
             passes = relax.transform
             fused = tvm.transform.Sequential([
                 passes.FastMathTransform(),
@@ -150,14 +167,24 @@ def _build(
     except Exception as error:  # TVM raises a dozen classes without a common base
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise CompileError(f"{graph_path}: TVM failed ({reason}); compile with another compiler") from error
-    _export(executable.mod, library, linker)
-    if kernels is not None:
-        _export(executable.mod.imports[0], kernels, linker)
-    write_kernel_calls(library, kernel_calls(fused["main"], built.calls, network.operations))
+    export(executable.mod, outputs.library, outputs.linker)
+    if outputs.kernels is not None:
+        export(executable.mod.imports[0], outputs.kernels, outputs.linker)
+    write_kernel_calls(outputs.library, kernel_calls(fused["main"], built.calls, network.operations))
     return _Built(built.weight_bytes, single.arena_bytes, built.bfloat16_layers)
 
 
-def _export(module: "tvm.runtime.Module", library: Path, linker: str) -> None:
+def export(module: "tvm.runtime.Module", library: Path, linker: str) -> None:
+    """Writes machine code.
+
+    Args:
+        module: The compiled module.
+        library: A `.so` file, written at once or not at all.
+        linker: Program that links it.
+
+    Raises:
+        CompileError: It cannot be linked.
+    """
     with replacing(library) as temporary:
         try:
             module.export_library(str(temporary), cc=linker)
@@ -201,7 +228,18 @@ def tvm_target(settings: TvmTarget, threads: int) -> "tvm.target.Target":
     return tvm.target.Target(description)
 
 
-def _linker(mtriple: str | None) -> str:
+def find_linker(mtriple: str | None) -> str:
+    """What links libraries for a machine.
+
+    Args:
+        mtriple: LLVM's target triple, None for this machine.
+
+    Returns:
+        Path of the program.
+
+    Raises:
+        CompileError: None is installed; the message names a package.
+    """
     names = LINKERS if mtriple is None else tuple(f"{mtriple}-{name}" for name in LINKERS)
     for name in names:
         path = shutil.which(name)

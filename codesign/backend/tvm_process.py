@@ -8,6 +8,7 @@ from pathlib import Path
 
 from codesign.backend.base import Artifact
 from codesign.backend.child_process import run_module
+from codesign.backend.kernels.parameters import CHOICES
 from codesign.backend.library_cache import LibraryCache, library_key
 from codesign.backend.sidecar import read_sidecar
 from codesign.backend.tvm_compiler import TvmCompiler
@@ -41,7 +42,7 @@ class IsolatedTvmCompiler(TvmCompiler):
             CompileError: It cannot, or the process crashed.
         """
         library = self.library_path(target, plan_digest, work_dir)
-        key = None if self.cache is None or target.tvm is None else library_key(graph_path, target)
+        key = None if self.cache is None or target.tvm is None else library_key(graph_path, target, self.choices)
         if self.cache is None or key is None or not self.cache.fetch(key, library, target, plan_digest):
             self._compile_apart(graph_path, target, plan_digest, work_dir)
             if self.cache is not None and key is not None:
@@ -52,7 +53,8 @@ class IsolatedTvmCompiler(TvmCompiler):
         with tempfile.TemporaryDirectory(prefix="codesign-compile-") as name:
             request, log = Path(name) / "request.json", Path(name) / "log.txt"
             paths = {"graph_path": str(graph_path.absolute()), "work_dir": str(work_dir.absolute())}
-            values = {**paths, "plan_digest": plan_digest, "target": target.model_dump_json()}
+            choices = CHOICES.dump_json(dict(self.choices)).decode()
+            values = {**paths, "plan_digest": plan_digest, "target": target.model_dump_json(), "choices": choices}
             request.write_text(json.dumps(values))
             reason = run_module(__name__, request, {}, None, log)
         if reason is not None:
@@ -70,7 +72,8 @@ def main(path: str) -> None:
     request = json.loads(Path(path).read_text())
     target = Target.model_validate_json(request["target"])
     try:
-        TvmCompiler().compile(Path(request["graph_path"]), target, request["plan_digest"], Path(request["work_dir"]))
+        compiler = TvmCompiler(choices=CHOICES.validate_json(request["choices"]))
+        compiler.compile(Path(request["graph_path"]), target, request["plan_digest"], Path(request["work_dir"]))
     except CompileError as error:
         print(str(error).replace("\n", " "), file=sys.stderr)
         sys.exit(error.exit_code)

@@ -1,6 +1,6 @@
 """Where activations are while a Relax module is written: layouts, conversions between them, shared kernels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
@@ -12,6 +12,7 @@ from codesign.backend.kernel_table import TemplateCall
 from codesign.backend.kernels import movement
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.packing import LANES, round_up
+from codesign.backend.kernels.parameters import KernelParameters
 from codesign.backend.operations import Tensor
 
 OPAQUE = 8
@@ -74,6 +75,7 @@ class ValueStore:
     Attributes:
         isa: The processor.
         threads: Threads to schedule for.
+        choices: Loops by the identity of a kernel, where the rules shall not choose.
         blocks: Relax's builder.
         kernels: Kernels by what identifies them.
         values: Activations by name and layout.
@@ -87,6 +89,7 @@ class ValueStore:
 
     isa: InstructionSet
     threads: int
+    choices: Mapping[str, KernelParameters] = field(default_factory=dict)
     blocks: relax.BlockBuilder = field(default_factory=relax.BlockBuilder)
     kernels: dict[tuple[object, ...], tvm.ir.GlobalVar] = field(default_factory=dict)
     values: dict[tuple[str, Layout], Stored] = field(default_factory=dict)
@@ -104,6 +107,7 @@ class ValueStore:
         arguments: list[relax.Expr],
         shape: tuple[int, ...],
         dtype: str,
+        identity: str = "",
     ) -> relax.Var:
         """Calls a kernel, written once for each key.
 
@@ -113,6 +117,7 @@ class ValueStore:
             arguments: Its arguments.
             shape: Shape of its result.
             dtype: Type of its result.
+            identity: Of a kernel whose loops can be tuned; empty for others.
 
         Returns:
             The result.
@@ -120,7 +125,7 @@ class ValueStore:
         if key not in self.kernels:
             function = make().without_attr("global_symbol").with_attr("op_pattern", OPAQUE)
             self.kernels[key] = self.blocks.add_func(function, str(key[0]))
-        self.calls.append(TemplateCall(str(self.kernels[key].name_hint), self.position))
+        self.calls.append(TemplateCall(str(self.kernels[key].name_hint), self.position, identity))
         return self.blocks.emit(relax.call_tir(self.kernels[key], arguments, relax.TensorType(shape, dtype)))
 
     def put(self, tensor: Tensor, layout: Layout, value: relax.Expr, channels: int = 0) -> None:

@@ -17,6 +17,8 @@ from codesign.files import digest_of
 from codesign.plan.facts import GraphFacts, NodeFacts
 from codesign.quantization.scheme import BitWidths, Widths
 
+DRAWN = "drawn"
+"""Start of the names of networks that are made to be measured."""
 USUAL = BitWidths(8, 8)
 MIXED_FORMS = 2
 SHARE_OF_USUAL = 0.4
@@ -38,6 +40,11 @@ class Probe:
     model: ir.Model
     facts: GraphFacts
     bits: Mapping[str, BitWidths] | None
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it was made to be measured, and is no network at hand."""
+        return self.name.startswith(DRAWN)
 
     def graph(self) -> ir.Model:
         """What is compiled: the network as it is, or with QDQ nodes."""
@@ -117,7 +124,7 @@ def drawn_probes(widths: Sequence[BitWidths], seed: int) -> Iterator[Probe]:
     """
     for number, model in enumerate(probe_networks(seed)):
         facts = probe_facts(model)
-        label = f"drawn {seed}.{number} ({_shape_digest(facts)})"
+        label = f"{DRAWN} {seed}.{number} ({_shape_digest(facts)})"
         yield Probe(f"{label}, float32", model, facts, None)
         if widths:
             bits = _drawn(facts, widths, seed * 10_007 + number, SHARE_OF_USUAL)

@@ -20,12 +20,21 @@ def compile_network(
     out: Annotated[Path | None, typer.Option(help="The artefact's folder; NAME-TARGET if left out.")] = None,
     weights: Annotated[str | None, typer.Option(help="Weights for a factory.")] = None,
     input_shape: Annotated[str | None, typer.Option(help="Such as 1,3,32,32; for a factory.")] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BUDGET",
+            help="Find faster loops for the kernels by measurement, for so long (such as 5m); 'cached' uses those that "
+            "were found before.",
+        ),
+    ] = None,
 ) -> None:
     """Compile a network with TVM into a folder that is ready for its device: library, manifest, runners."""
     from codesign.flow.compile import CompileRequest, compile_artifact
 
+    request = CompileRequest(source, target, out, weights, integers(input_shape), tune)
     with console_progress() as progress:
-        made = compile_artifact(CompileRequest(source, target, out, weights, integers(input_shape)), progress)
+        made = compile_artifact(request, progress)
     machine = made.manifest.target
     show(
         f"{made.path}: compiled for {machine.mcpu} ({machine.machine}), {machine.threads} thread(s), "
@@ -72,7 +81,8 @@ def calibrate(
 
     Measurements are kept beside the profile: repeat the command to go on from there.
     """
-    from codesign.flow.calibrate import CalibrateRequest, seconds_of
+    from codesign.durations import seconds_of
+    from codesign.flow.calibrate import CalibrateRequest
     from codesign.flow.calibrate import calibrate as run_calibration
     from codesign.flow.calibration_table import calibration_tables
 

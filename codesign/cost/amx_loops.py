@@ -21,6 +21,25 @@ MINIMUM_MACS = 100_000
 
 
 @dataclass(frozen=True)
+class StoredChannels:
+    """Channels of a layer as its kernel sees them.
+
+    Attributes:
+        inputs: As stored.
+        outputs: As stored, a multiple of 16.
+        summed: Input channels that an output sums over, those of a block's groups together.
+        alike_blocks: Neighbouring blocks of 16 outputs that sum over the same inputs.
+        grouped: Whether there are several groups.
+    """
+
+    inputs: int
+    outputs: int
+    summed: int
+    alike_blocks: int
+    grouped: bool = False
+
+
+@dataclass(frozen=True)
 class AmxLoops:
     """Loops of one kernel.
 
@@ -66,26 +85,24 @@ class AmxLoops:
         return replace(self, groups=self.groups * count)
 
 
-def amx_applies(geometry: ConvGeometry, stored_in: int, stored_out: int) -> bool:
+def amx_applies(geometry: ConvGeometry, channels: StoredChannels) -> bool:
     """Whether the kernel of a layer in integers uses tiles where the processor has them.
 
     Args:
         geometry: Loop bounds.
-        stored_in: Input channels as stored.
-        stored_out: Output channels as stored.
+        channels: Its channels.
 
     Returns:
-        False for several groups, horizontal dilation, sums of a few bytes, and little work.
+        False for depthwise layers, horizontal dilation, sums of a few bytes, and little work.
     """
-    run = geometry.kernel[1] * stored_in
-    macs = geometry.batch * geometry.output_size[0] * geometry.output_size[1] * geometry.kernel[0] * run * stored_out
-    return geometry.groups == 1 and geometry.dilation[1] == 1 and run >= LEAST_DEPTH and macs >= MINIMUM_MACS
+    run = channels.summed if channels.grouped else geometry.kernel[1] * channels.inputs
+    pixels = geometry.batch * geometry.output_size[0] * geometry.output_size[1]
+    macs = pixels * geometry.kernel[0] * geometry.kernel[1] * channels.summed * channels.outputs
+    return channels.summed > 1 and geometry.dilation[1] == 1 and run >= LEAST_DEPTH and macs >= MINIMUM_MACS
 
 
 @lru_cache(maxsize=4096)
-def amx_loops(
-    height: int, width: int, kernel: tuple[int, int], stride: int, stored_in: int, stored_out: int
-) -> AmxLoops:
+def amx_loops(height: int, width: int, kernel: tuple[int, int], stride: int, channels: StoredChannels) -> AmxLoops:
     """Loops of the kernel.
 
     Args:
@@ -93,39 +110,44 @@ def amx_loops(
         width: Columns of the output.
         kernel: Height and width of the kernel.
         stride: Columns of the input between those of the output.
-        stored_in: Input channels as stored, a multiple of 4.
-        stored_out: Output channels as stored, a multiple of 16.
+        channels: Channels of the layer; those of the input are a multiple of 4.
 
     Returns:
         The loops.
     """
-    run, blocks = kernel[1] * stored_in, stored_out // LANES
-    count = -(-run // TILE_BYTES)
+    runs, run = (kernel[1], channels.summed) if channels.grouped else (1, kernel[1] * channels.inputs)
+    blocks, count = channels.outputs // LANES, -(-run // TILE_BYTES)
     depth = run // count if run % (count * INNER) == 0 else TILE_BYTES
     in_row = -(-width // TILE_ROWS)
     rows, tiles = -(-width // in_row), height * in_row
-    best, best_cost = (1, 1), float("inf")
-    for pixels in range(1, min(ACCUMULATORS, tiles) + 1):
-        for channels in (c for c in range(1, ACCUMULATORS // pixels + 1) if blocks % c == 0):
-            loads = (pixels * rows + channels * depth // INNER) / 2
-            cycles = max(pixels * channels * rows, loads) + loads / 4
-            cost = cycles * -(-tiles // pixels) * (blocks // channels)
-            if cost < best_cost:
-                best, best_cost = (pixels, channels), cost
-    pixels, channels = best
-    all_channels_first = stored_out * kernel[0] * run <= CACHED_WEIGHT_BYTES
+    pixels, side_by_side = _side_by_side(rows, tiles, depth, channels)
+    all_channels_first = channels.outputs * kernel[0] * runs * run <= CACHED_WEIGHT_BYTES
     return AmxLoops(
-        groups=-(-tiles // pixels) * (blocks // channels),
-        steps=kernel[0] * count,
+        groups=-(-tiles // pixels) * (blocks // side_by_side),
+        steps=kernel[0] * runs * count,
         rows=rows,
         pixels=pixels,
-        channels=channels,
+        channels=side_by_side,
         depth=depth,
-        loads=pixels * rows + channels * depth // INNER * (pixels if channels > HELD_CHANNELS else 1),
-        split_loads=pixels * rows * _split_share(run, depth, count, stride * stored_in),
-        passes=1 if all_channels_first else blocks // channels,
-        weights=stored_out * kernel[0] * count * depth,
+        loads=pixels * rows + side_by_side * depth // INNER * (pixels if side_by_side > HELD_CHANNELS else 1),
+        split_loads=pixels * rows * _split_share(run, depth, count, stride * channels.inputs),
+        passes=1 if all_channels_first else blocks // side_by_side,
+        weights=channels.outputs * kernel[0] * runs * count * depth,
     )
+
+
+def _side_by_side(rows: int, tiles: int, depth: int, channels: StoredChannels) -> tuple[int, int]:
+    """Tiles of pixels and of channels that are summed together."""
+    blocks = channels.outputs // LANES
+    best, best_cost = (1, 1), float("inf")
+    for pixels in range(1, min(ACCUMULATORS, tiles) + 1):
+        for count in (c for c in range(1, ACCUMULATORS // pixels + 1) if blocks % c == channels.alike_blocks % c == 0):
+            loads = (pixels * rows + count * depth // INNER) / 2
+            cycles = max(pixels * count * rows, loads) + loads / 4
+            cost = cycles * -(-tiles // pixels) * (blocks // count)
+            if cost < best_cost:
+                best, best_cost = (pixels, count), cost
+    return best
 
 
 def _split_share(run: int, depth: int, count: int, pixel_bytes: int) -> float:

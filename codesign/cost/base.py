@@ -81,6 +81,21 @@ def price(model: CostModel, facts: GraphFacts, plan: Plan) -> Cost:
     )
 
 
+def kernel_latency_s(model: CostModel, node: NodeFacts, bits: BitWidths) -> float:
+    """Seconds of a node's kernel: the node and all that is merged into it.
+
+    Args:
+        model: Prices nodes.
+        node: A node that begins a kernel, of `facts_of`.
+        bits: Its widths.
+
+    Returns:
+        Seconds.
+    """
+    merged = (model.price_node(other, DEFAULT_BITS).latency_s for other in node.merged)
+    return math.fsum([model.price_node(node, bits).latency_s, *merged])
+
+
 def live_bytes(node: NodeFacts, bits: BitWidths) -> int:
     """Bytes of activations alive while a node runs.
 

@@ -4,9 +4,9 @@ The same rules as `codesign.backend.kernels.amx_shares` applies when it compiles
 two): the input is rounded into a copy, part by part where that is larger than a near cache.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from codesign.cost.amx_loops import LEAST_DEPTH, TILE_ROWS, AmxLoops, amx_loops
+from codesign.cost.amx_loops import LEAST_DEPTH, TILE_ROWS, AmxLoops, StoredChannels, amx_loops
 from codesign.plan.facts import ConvGeometry
 
 ELEMENT_BYTES = 2
@@ -35,23 +35,22 @@ class Bfloat16Loops:
     copied: int
 
 
-def bfloat16_applies(geometry: ConvGeometry, stored_in: int, stored_out: int) -> bool:
+def bfloat16_applies(geometry: ConvGeometry, stored: StoredChannels) -> bool:
     """Whether the kernel of a layer in float32 uses tiles where products may be of bfloat16.
 
     Args:
         geometry: Loop bounds.
-        stored_in: Input channels as stored in float32; an image's few are rounded up for tiles.
-        stored_out: Output channels as stored.
+        stored: Its channels in float32; an image's few are rounded up for tiles.
 
     Returns:
         False for several groups, horizontal dilation, few channels or columns, and little work.
     """
-    outputs = geometry.batch * geometry.output_size[0] * geometry.output_size[1] * stored_out
-    macs = outputs * geometry.kernel[0] * geometry.kernel[1] * stored_in
-    channels = stored_for_bfloat16(stored_in)
+    outputs = geometry.batch * geometry.output_size[0] * geometry.output_size[1] * stored.outputs
+    macs = outputs * geometry.kernel[0] * geometry.kernel[1] * stored.summed
+    channels = stored_for_bfloat16(stored.inputs)
     wide = channels * geometry.input_size[1] >= LEAST_ROW
     deep = geometry.kernel[1] * channels * ELEMENT_BYTES >= LEAST_DEPTH
-    possible = geometry.groups == 1 and geometry.dilation[1] == 1 and stored_in >= LEAST_CHANNELS
+    possible = not stored.grouped and geometry.dilation[1] == 1 and stored.inputs >= LEAST_CHANNELS
     return possible and wide and deep and macs >= MINIMUM_MACS
 
 
@@ -68,15 +67,14 @@ def stored_for_bfloat16(channels: int) -> int:
 
 
 def bfloat16_loops(
-    geometry: ConvGeometry, size: tuple[int, int], stored_in: int, stored_out: int, is_padded: bool
+    geometry: ConvGeometry, size: tuple[int, int], stored: StoredChannels, is_padded: bool
 ) -> Bfloat16Loops:
     """Loops of the kernel.
 
     Args:
         geometry: Loop bounds.
         size: Rows and columns of the output; one row where a 1x1 kernel treats all pixels alike.
-        stored_in: Input channels as stored.
-        stored_out: Output channels as stored.
+        stored: Its channels; those of the input are a multiple of 4.
         is_padded: Whether the kernel reads padding.
 
     Returns:
@@ -91,14 +89,15 @@ def bfloat16_loops(
         return rows if single else (rows - 1) * stride[0] + reach
 
     rows, columns, count = *size, 1
-    wanted = -(-copied_rows(rows) * copy_width * stored_in * ELEMENT_BYTES // ROUNDED_BYTES)
-    weights = stored_out * stored_in * kernel[0] * kernel[1]
-    if wanted > 1 and weights <= geometry.input_size[0] * geometry.input_size[1] * stored_in:
+    wanted = -(-copied_rows(rows) * copy_width * stored.inputs * ELEMENT_BYTES // ROUNDED_BYTES)
+    weights = stored.outputs * stored.summed * kernel[0] * kernel[1]
+    if wanted > 1 and weights <= geometry.input_size[0] * geometry.input_size[1] * stored.inputs:
         if rows > 1:
             rows = max(1, -(-size[0] // wanted))
             count = -(-size[0] // rows)
         elif single:
             columns = min(size[1], -(-size[1] // (wanted * TILE_ROWS)) * TILE_ROWS)
             count, copy_width = -(-size[1] // columns), columns
-    amx = amx_loops(rows, columns, kernel, 1 if single else stride[1], stored_in * ELEMENT_BYTES, stored_out)
-    return Bfloat16Loops(amx.repeated(count), count * copied_rows(rows) * copy_width * stored_in)
+    in_bytes = replace(stored, inputs=stored.inputs * ELEMENT_BYTES)
+    amx = amx_loops(rows, columns, kernel, 1 if single else stride[1], in_bytes)
+    return Bfloat16Loops(amx.repeated(count), count * copied_rows(rows) * copy_width * stored.inputs)

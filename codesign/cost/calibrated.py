@@ -1,6 +1,7 @@
 """Cost on a device that was calibrated: latency by terms fitted to measured kernels, energy as the roofline model's.
 
     latency_s = (sum over terms of count x seconds) x exp(the correction of kernels like this one)
+                x (measured / fitted, for the shapes of networks at hand: measured_shapes)
                 + seconds of the call + bytes of weights that left the caches x seconds of one (cold_weights)
 
 Counts are those of `kernel_terms`. What a calibration did not measure (a class of kernels, a width) is an error.
@@ -8,11 +9,13 @@ Counts are those of `kernel_terms`. What a calibration did not measure (a class 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import exp
 
 from codesign.cost.base import NodeCost
 from codesign.cost.cold_weights import cold_bytes
 from codesign.cost.kernel_terms import OPTIONAL, arithmetic_of, class_of, features_of, terms_of
+from codesign.cost.measured_shapes import ShapeFactors
 from codesign.cost.operators import kind_of
 from codesign.cost.roofline import RooflineModel
 from codesign.errors import InputError
@@ -63,6 +66,10 @@ class CalibratedModel:
         assert self.profile.calibration is not None
         return self.profile.calibration
 
+    @cached_property
+    def _shapes(self) -> ShapeFactors:
+        return ShapeFactors.of(self.calibration.shapes)
+
     def price_node(self, node: NodeFacts, bits: Widths) -> NodeCost:
         """Prices one node.
 
@@ -112,6 +119,8 @@ class CalibratedModel:
         factor = 1.0
         if node.fused_into is None and fit.correction is not None:
             factor = exp(fit.correction.logarithm(features_of(counts, node, bits, calibration.unit)))
+        if node.fused_into is None:
+            factor *= self._shapes.factor(node, bits)
         by_bound = {"compute": 0.0, "memory": 0.0, "dispatch": 0.0}
         for name, seconds in parts.items():
             by_bound["dispatch" if name == "call" else "memory" if name in MEMORY_TERMS else "compute"] += seconds

@@ -51,7 +51,7 @@ from math import log
 
 from codesign.cost.amx_loops import AmxLoops
 from codesign.cost.depthwise_terms import depthwise_applies, depthwise_terms
-from codesign.cost.kernel_tiles import TiledLoops, tiled_loops
+from codesign.cost.kernel_tiles import TiledLoops, is_depthwise, tiled_loops
 from codesign.cost.operators import moved_elements
 from codesign.cost.pooling_terms import pooling_terms
 from codesign.hardware.calibration import Arithmetic, KernelClass, VectorUnit
@@ -94,7 +94,7 @@ def class_of(node: NodeFacts) -> KernelClass:
     """
     if node.geometry is None:
         return "pooling" if node.op_type in POOLING else "elementwise"
-    if node.geometry.groups > 1 and node.weight_elements:
+    if node.geometry.groups > 1 and node.weight_elements and is_depthwise(node.geometry):
         return "depthwise"
     one_pixel = node.geometry.output_size == (1, 1) and node.geometry.input_size == (1, 1)
     return "dense" if one_pixel else "convolution"

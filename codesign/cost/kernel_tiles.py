@@ -8,13 +8,15 @@ decide how near a kernel comes to the peak, and the width of the image decides w
 from dataclasses import dataclass
 from functools import lru_cache
 
-from codesign.cost.amx_loops import AmxLoops, amx_applies, amx_loops
+from codesign.cost.amx_loops import AmxLoops, StoredChannels, amx_applies, amx_loops
 from codesign.cost.bfloat16_loops import bfloat16_applies, bfloat16_loops, stored_for_bfloat16
 from codesign.hardware.calibration import VectorUnit
 from codesign.plan.facts import ConvGeometry
 
 MAXIMUM_BLOCKS = 9
 ENOUGH_SUMS = 12
+CHANNEL_MULTIPLE = 4
+"""Input channels are summed in multiples of so many."""
 CACHED_WEIGHTS = 6_000
 """Weights of a block above which the tile rule counts their loads again."""
 
@@ -72,11 +74,9 @@ class TiledLoops:
 @dataclass(frozen=True)
 class _Sizes:
     width: int
-    out_blocks: int
+    alike_blocks: int
     reduction: int
     taps: int
-    group_out: int
-    groups: int
 
 
 def tiled_loops(geometry: ConvGeometry, integers: bool, unit: VectorUnit) -> TiledLoops:
@@ -91,16 +91,12 @@ def tiled_loops(geometry: ConvGeometry, integers: bool, unit: VectorUnit) -> Til
         The loops.
     """
     lanes = unit.lanes
-    stored_out = _round_up(geometry.output_channels, lanes)
-    stored_in = _stored_channels(geometry, integers, lanes)
-    in_bfloat16 = unit.bfloat16 and not integers and bfloat16_applies(geometry, stored_in, stored_out)
+    stored = _channels_of(geometry, _stored_channels(geometry, integers, lanes), lanes)
+    in_bfloat16 = unit.bfloat16 and not integers and bfloat16_applies(geometry, stored)
     if in_bfloat16:
-        stored_in = stored_for_bfloat16(stored_in)
-    group_in = geometry.input_channels // geometry.groups
-    group_out = geometry.output_channels // geometry.groups
-    reduction = stored_in if geometry.groups == 1 else group_in
-    packed = geometry.groups == 1 or group_out % lanes == 0
-    inner = unit.dot_channels if integers and packed and reduction % unit.dot_channels == 0 else 1
+        stored = _channels_of(geometry, stored_for_bfloat16(stored.inputs), lanes)
+    stored_in, stored_out, reduction = stored.inputs, stored.outputs, stored.summed
+    inner = unit.dot_channels if integers and reduction % unit.dot_channels == 0 else 1
     out_height, out_width = geometry.output_size
     taps = geometry.kernel[0] * geometry.kernel[1]
     rows = geometry.batch
@@ -111,21 +107,21 @@ def tiled_loops(geometry: ConvGeometry, integers: bool, unit: VectorUnit) -> Til
         return _matrix_vector(stored_in, stored_out, inner, unit)
     size = (1, pixels) if flat else (rows * out_height, out_width)
     amx, rounded = None, 0
-    if unit.amx and integers and amx_applies(geometry, stored_in, stored_out):
-        amx = amx_loops(*size, geometry.kernel, geometry.stride[1], stored_in, stored_out)
+    if unit.amx and integers and amx_applies(geometry, stored):
+        amx = amx_loops(*size, geometry.kernel, geometry.stride[1], stored)
     elif in_bfloat16:
-        found = bfloat16_loops(geometry, size, stored_in, stored_out, padded > 0)
+        found = bfloat16_loops(geometry, size, stored, padded > 0)
         amx, rounded = found.amx, found.copied
-    sizes = _Sizes(pixels if flat else out_width, stored_out // lanes, reduction, taps, group_out, geometry.groups)
-    columns, blocks = _tile(sizes, unit)
+    out_blocks = stored_out // lanes
+    columns, blocks = _tile(_Sizes(pixels if flat else out_width, stored.alike_blocks, reduction, taps), unit)
     return TiledLoops(
-        tiles=pixels // columns * (sizes.out_blocks // blocks),
+        tiles=pixels // columns * (out_blocks // blocks),
         steps=taps * -(-reduction // inner),
         columns=columns,
         blocks=blocks,
         lanes=lanes,
         inner=inner,
-        passes=sizes.out_blocks // blocks,
+        passes=out_blocks // blocks,
         padded=padded,
         copy_width=next(v for v in (64, 32, 16, 8, 4, 2, 1) if stored_in % v == 0),
         in_channels=stored_in,
@@ -134,6 +130,53 @@ def tiled_loops(geometry: ConvGeometry, integers: bool, unit: VectorUnit) -> Til
         amx=amx,
         rounded=rounded,
     )
+
+
+def is_depthwise(geometry: ConvGeometry) -> bool:
+    """Whether every channel is a group by itself.
+
+    Args:
+        geometry: Loop bounds.
+
+    Returns:
+        Whether there are several groups of one input and one output each.
+    """
+    return geometry.groups == geometry.input_channels == geometry.output_channels > 1
+
+
+def _channels_of(geometry: ConvGeometry, stored_in: int, lanes: int) -> StoredChannels:
+    reduction, alike_blocks = summed_channels(geometry, stored_in, lanes)
+    stored_out = _round_up(geometry.output_channels, lanes)
+    return StoredChannels(stored_in, stored_out, reduction, alike_blocks, geometry.groups > 1)
+
+
+def summed_channels(geometry: ConvGeometry, stored_in: int, lanes: int) -> tuple[int, int]:
+    """Input channels that a kernel sums over for each output, and how many neighbouring blocks sum over the same ones.
+
+    Args:
+        geometry: Loop bounds.
+        stored_in: Input channels as stored.
+        lanes: Output channels of a block.
+
+    Returns:
+        With groups, the channels of all groups that a block belongs to; without, those that are not only stored; both
+        up to a multiple of 4.
+    """
+    out_blocks = -(-geometry.output_channels // lanes)
+    group_in = geometry.input_channels // geometry.groups
+    group_out = geometry.output_channels // geometry.groups
+    if geometry.groups == 1:
+        return min(stored_in, _round_up(group_in, CHANNEL_MULTIPLE)), out_blocks
+    if is_depthwise(geometry):
+        return 1, 1
+    groups = max(
+        (min(first + lanes, geometry.output_channels) - 1) // group_out - first // group_out + 1
+        for first in range(0, geometry.output_channels, lanes)
+    )
+    reduction = min(stored_in, _round_up(groups * group_in, CHANNEL_MULTIPLE))
+    if reduction == stored_in:
+        return reduction, out_blocks
+    return reduction, group_out // lanes if group_out % lanes == 0 else 1
 
 
 def _stored_channels(geometry: ConvGeometry, integers: bool, lanes: int) -> int:
@@ -161,12 +204,9 @@ def _padded_elements(geometry: ConvGeometry, channels: int) -> int:
 @lru_cache(maxsize=4096)
 def _tile(sizes: _Sizes, unit: VectorUnit) -> tuple[int, int]:
     """Columns and blocks with the fewest loads a sum and enough sums to hide latency."""
-    same_group = sizes.out_blocks
-    if sizes.groups > 1:
-        same_group = max(1, sizes.group_out // unit.lanes) if sizes.group_out % unit.lanes == 0 else 1
     streaming = 0.5 if sizes.taps * sizes.reduction * unit.lanes > CACHED_WEIGHTS else 0.0
     best, best_cost = (1, 1), float("inf")
-    for blocks in _divisors(same_group):
+    for blocks in _divisors(sizes.alike_blocks):
         for columns in _divisors(sizes.width):
             sums = blocks * columns
             if sums > 1 and (sums + blocks + 1 > unit.registers or blocks > MAXIMUM_BLOCKS):

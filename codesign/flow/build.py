@@ -32,6 +32,8 @@ BASELINE = "baseline"
 NETWORK = "network.onnx"
 _REFERENCE = "onnxruntime"
 _MEASURED = TypeAdapter(Measured)
+Compiled = tuple[Path, tuple[Artifact, ...]]
+"""The network's file and each compiler's artefact, the product first."""
 
 
 def compilers_of(context: RunContext) -> tuple[Compiler, ...]:
@@ -72,7 +74,7 @@ def refuse_what_cannot_be_compiled(context: RunContext) -> None:
             )
 
 
-def apply_and_compile(context: RunContext, plan: Plan | None) -> tuple[Path, tuple[Artifact, ...]]:
+def apply_and_compile(context: RunContext, plan: Plan | None) -> Compiled:
     """Writes a plan into the graph and compiles it; steps `apply` and `compile` of the plan.
 
     Args:
@@ -114,10 +116,28 @@ def _apply(context: RunContext, plan: Plan | None, identity: str) -> Path:
 
 
 def _compile(context: RunContext, compiler: Compiler, network: Path, identity: str) -> Artifact:
-    """Compiles, and keeps what the compiler said of the artefact."""
-    work = context.folder / "artifacts" / identity / compiler.name
+    key = digest_of(network, context.target.model_dump(mode="json"), machine(), versions())
+    return compile_step(context, compiler, network, identity, (compiler.name, key))
+
+
+def compile_step(
+    context: RunContext, compiler: Compiler, network: Path, identity: str, step: tuple[str, str]
+) -> Artifact:
+    """Compiles a candidate, and keeps what the compiler said of the artefact.
+
+    Args:
+        context: The run.
+        compiler: Which compiler.
+        network: The network's file.
+        identity: Of the candidate.
+        step: Name of the artefact's folder, and digest of all that it depends on.
+
+    Returns:
+        The artefact.
+    """
+    folder, key = step
+    work = context.folder / "artifacts" / identity / folder
     target = context.target
-    key = digest_of(network, target.model_dump(mode="json"), machine(), versions())
 
     def compute() -> list[Path]:
         shutil.rmtree(work, ignore_errors=True)
@@ -126,7 +146,7 @@ def _compile(context: RunContext, compiler: Compiler, network: Path, identity: s
         write_json(work / "artifact.json", stated)
         return [path for path in work.rglob("*") if path.is_file()]
 
-    context.store.step(f"compile/{identity}-{compiler.name}", key, compute)
+    context.store.step(f"compile/{identity}-{folder}", key, compute)
     stated = context.store.read_json(work / "artifact.json")
     return Artifact(work / str(stated["path"]), compiler.name, target.name, identity, int(str(stated["weight_bytes"])))
 

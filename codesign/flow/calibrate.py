@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import math
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,16 +23,19 @@ from codesign.calibration.probes import Probe, drawn_probes, model_probes
 from codesign.calibration.profile_file import write_profile
 from codesign.calibration.samples import Conditions, SampleFile, undisturbed
 from codesign.cost.calibrated import CalibratedModel
+from codesign.cost.measured_shapes import shape_of
 from codesign.errors import InputError
 from codesign.flow.runners import MEASURED, kernel_runner_of
-from codesign.hardware.calibration import Calibration, VectorUnit
+from codesign.hardware.calibration import Calibration, MeasuredShape, VectorUnit
 from codesign.hardware.catalog import load_target, profile_of
 from codesign.hardware.profile import HardwareProfile
 from codesign.hardware.target import Target
 from codesign.ir.loading import load_program
 from codesign.progress import Progress
+from codesign.quantization.scheme import Widths
 
-LEAST_BUDGET_S = 1.0
+LEAST_SHARE = 0.1
+"""Of its fitted time that a measured kernel takes without what is merged into it."""
 
 
 @dataclass(frozen=True)
@@ -116,29 +120,6 @@ class CalibrationResult:
     clock: ClockRange
     relative_error: float
     within_10_percent: float
-
-
-def seconds_of(text: str) -> float:
-    """Reads a duration.
-
-    Args:
-        text: Such as `90`, `90s`, `10m`, `1.5h`.
-
-    Returns:
-        Seconds.
-
-    Raises:
-        InputError: It is no duration, or shorter than a second.
-    """
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
-    try:
-        seconds = float(number) * units[unit]
-    except ValueError:
-        seconds = float("nan")
-    if not LEAST_BUDGET_S <= seconds < float("inf"):
-        raise InputError(f"budget: got {text!r}, allowed are durations of at least 1 s such as 90s, 10m or 1h")
-    return seconds
 
 
 def calibrate(request: CalibrateRequest, progress: Progress) -> CalibrationResult:
@@ -255,7 +236,27 @@ def calibrated_profile(
         "calibration": calibration,
         "relative_error": float(np.quantile(errors, 0.9)),
     }
-    return profile.model_copy(update=changes), fits, len(kernels)
+    fitted = profile.model_copy(update=changes)
+    shapes = _measured_shapes(measured, CalibratedModel(fitted))
+    calibration = calibration.model_copy(update={"shapes": shapes})
+    return fitted.model_copy(update={"calibration": calibration}), fits, len(kernels)
+
+
+def _measured_shapes(measured: Measured, model: CalibratedModel) -> tuple[MeasuredShape, ...]:
+    """Kernels of the networks at hand: what was measured of them over what the fits say."""
+    own = tuple(probe for probe in measured.probes if not probe.is_drawn)
+    found: dict[tuple[str, Widths], float] = {}
+    for kernel in _usable(measured.file, own):
+        try:
+            fitted_s = model.kernel_s(kernel.node, kernel.bits)[0]
+            merged_s = math.fsum(model.kernel_s(other, kernel.bits)[0] for other in kernel.merged)
+        except InputError:  # too few kernels of its class were measured
+            continue
+        found[shape_of(kernel.node), kernel.bits] = max(kernel.seconds - merged_s, LEAST_SHARE * fitted_s) / fitted_s
+    return tuple(
+        MeasuredShape(shape=shape, weight_bits=bits.weight, activation_bits=bits.activation, factor=factor)
+        for (shape, bits), factor in sorted(found.items(), key=lambda item: (item[0][0], item[0][1].weight))
+    )
 
 
 def _usable(file: SampleFile, probes: Sequence[Probe]) -> list[MeasuredKernel]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codesign.backend.artifact_folder import LIBRARIES, NETWORK, complete_folder, replace_folder
+from codesign.backend.library_cache import LibraryCache, cache_folder
 from codesign.backend.manifest import MANIFEST, Manifest
 from codesign.backend.tvm_process import IsolatedTvmCompiler
 from codesign.errors import CompileError, InputError, UnsupportedOperatorError
 from codesign.files import digest_of, remove_leftovers
 from codesign.flow.prepare import GRAPH
+from codesign.flow.tune import Tuned, refuse_to_tune, tune_network
 from codesign.hardware.catalog import load_target
 from codesign.hardware.target import Target
 from codesign.ir.loading import load_program
@@ -20,6 +22,7 @@ from codesign.pass_manager.base import PassContext
 from codesign.pass_manager.manager import PassManager
 from codesign.passes.apply_bit_widths import ApplyBitWidthsPass
 from codesign.progress import Progress
+from codesign.tuning.budget import tuning_budget_s
 
 _PLANS, _ARTIFACTS = "plans", "artifacts"
 _DIGEST_LENGTH = 12
@@ -35,6 +38,7 @@ class CompileRequest:
         out: The artefact's folder; None for `NAME-TARGET` in the current folder.
         weights: For a factory.
         input_shape: For a factory.
+        tune: Time for tuning kernels, such as `5m`, or `cached` for what was found before; None for the rules' loops.
     """
 
     source: str
@@ -42,6 +46,7 @@ class CompileRequest:
     out: Path | None = None
     weights: str | None = None
     input_shape: tuple[int, ...] | None = None
+    tune: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,9 @@ def compile_artifact(request: CompileRequest, progress: Progress) -> CompiledFol
         raise InputError(
             f"target {target.name!r} has no [tvm] section, so there is nothing to compile for; choose another target"
         )
+    if request.tune is not None:
+        tuning_budget_s(request.tune, "--tune")
+        refuse_to_tune(target)
     out = request.out or Path(f"{_name_of(request.source)}-{target.name}")
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists and is no artefact; give another --out")
@@ -85,7 +93,7 @@ def compile_artifact(request: CompileRequest, progress: Progress) -> CompiledFol
         work = Path(name) / "artifact"
         work.mkdir()
         digest = _write_network(request, work / NETWORK, progress)
-        manifest = _compile(request, target, digest, work)
+        manifest = _compile(request, target, digest, work, progress)
         replace_folder(work, out)
     return CompiledFolder(out, manifest)
 
@@ -131,15 +139,20 @@ def _write_planned(plan: Path, network: Path, progress: Progress) -> None:
     save_graph(program.graph, network)
 
 
-def _compile(request: CompileRequest, target: Target, digest: str, work: Path) -> Manifest:
-    compiler = IsolatedTvmCompiler()
-    lines = compiler.unsupported(work / NETWORK)
+def _compile(request: CompileRequest, target: Target, digest: str, work: Path, progress: Progress) -> Manifest:
+    lines = IsolatedTvmCompiler().unsupported(work / NETWORK)
     if lines:
         raise UnsupportedOperatorError(
             f"{request.source}: {len(lines)} node(s) cannot be compiled: {'; '.join(lines)}; change the network"
         )
+    tuned = Tuned({}, {})
     try:
+        if request.tune is not None:
+            tuned = tune_network(work / NETWORK, target, tuning_budget_s(request.tune, "--tune"), progress)
+            progress.note(tuned.summary)
+        cache = None if request.tune is None else LibraryCache(cache_folder())
+        compiler = IsolatedTvmCompiler(cache, choices=tuned.choices)
         artifact = compiler.compile(work / NETWORK, target, digest, work / LIBRARIES)
     except CompileError as error:
         raise CompileError(str(error).replace(str(work / NETWORK), request.source)) from error
-    return complete_folder(work, artifact, target)
+    return complete_folder(work, artifact, target, tuned.entries)

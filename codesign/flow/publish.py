@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 
 from codesign.backend.layer_times import LayerTime
+from codesign.cost.base import kernel_latency_s
 from codesign.errors import MeasurementError
 from codesign.flow.build import BASELINE, machine
 from codesign.flow.context import RunContext
@@ -31,7 +32,7 @@ def publish(
     facts: GraphFacts,
     decision: Decision,
     built: Mapping[str, Measured | str],
-    layer_times: Sequence[LayerTime] = (),
+    product: tuple[Sequence[LayerTime], str] = ((), ""),
 ) -> RunReport:
     """Gathers everything and writes `report.html` and `report.json`; step `report`.
 
@@ -41,7 +42,8 @@ def publish(
         facts: Its facts.
         decision: What was chosen.
         built: By candidate: what was measured, or why it failed.
-        layer_times: Of the chosen network, empty where nothing timed its layers.
+        product: Of the chosen network: times of its layers, empty where nothing timed them, and how its kernels were
+            tuned, in words, empty where they were not.
 
     Returns:
         The report.
@@ -59,12 +61,12 @@ def publish(
         target_description=target.description,
         profile_notes=notes_on(target, context.profile),
         seed=context.run.seed,
-        environment=environment(),
+        environment={**environment(), **({"kernels of the chosen network": product[1]} if product[1] else {})},
         data=context.data.describe(),
         sensitivity_method=context.run.quantization.sensitivity,
         candidates=mark_front(candidates),
         choices=decision.choices,
-        layers=_layers(context, program, facts, decision, layer_times),
+        layers=_layers(context, program, facts, decision, product[0]),
     )
     if report.chosen.measured is None:
         raise MeasurementError(
@@ -128,7 +130,7 @@ def _layers(
         losses = {bits.weight: loss for bits, loss in node.loss_increase_nats.items()}
         trace = traces.get(node.name)
         known = (trace.trace, trace.standard_error, trace.exact) if trace else (None, None, None)
-        predicted = context.cost_model.price_node(node, chosen.bits_of[node.name]).latency_s
+        predicted = kernel_latency_s(context.cost_model, node, chosen.bits_of[node.name])
         found = measured.get(node.name)
         row = LayerRow(node.name, node.op_type, node.macs, node.weight_elements, losses, *known)
         rows.append(dataclasses.replace(row, predicted_s=predicted, measured_s=found))

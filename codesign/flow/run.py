@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from codesign.backend.base import Artifact
 from codesign.backend.layer_times import LayerTime
 from codesign.cost.select import cost_model_for
 from codesign.errors import CodesignError, CompileError, InputError, MeasurementError
 from codesign.files import remove_leftovers
 from codesign.flow.build import (
     BASELINE,
+    Compiled,
     apply_and_compile,
     compilers_of,
     measure,
@@ -22,6 +22,8 @@ from codesign.flow.decide import Decision, Proposal, budget_in_words, decide
 from codesign.flow.layer_latency import measured_layers
 from codesign.flow.prepare import annotate, obtain, pipeline_of
 from codesign.flow.publish import publish
+from codesign.flow.tune import refuse_to_tune
+from codesign.flow.tuned_product import tuned_product
 from codesign.hardware.catalog import load_profile, load_target
 from codesign.hardware.profile import HardwareProfile
 from codesign.progress import Progress, track
@@ -55,8 +57,12 @@ def execute(run: RunFile, base: Path, folder: Path, progress: Progress) -> RunRe
     program, facts = annotate(context, program)
     decision = decide(context, program, facts)
     compiled = _compile_all(context, decision)
+    chosen = decision.choices[0].identity
+    product, tuning = tuned_product(context, compiled[chosen])
+    compiled = {**compiled, chosen: product}
     built = {proposal.identity: _measured(context, proposal, compiled) for proposal in decision.proposals}
-    return publish(context, program, facts, decision, built, _chosen_layers(context, decision, compiled, built))
+    layers = _chosen_layers(context, decision, compiled, built)
+    return publish(context, program, facts, decision, built, (layers, tuning))
 
 
 def open_run(run: RunFile, base: Path, folder: Path, progress: Progress) -> RunContext:
@@ -78,6 +84,8 @@ def open_run(run: RunFile, base: Path, folder: Path, progress: Progress) -> RunC
             f"target: {target.name!r} counts instructions, by which nothing can be chosen; choose for a target with "
             f"another runner, and count with `codesign compile` and `codesign measure`"
         )
+    if run.measure.tune is not None:
+        refuse_to_tune(target)
     profile = load_profile(target.profile, target.threads)
     cost_model = cost_model_for(profile)
     run = _with_widths_of(run, profile, progress)
@@ -100,10 +108,6 @@ def _with_widths_of(run: RunFile, profile: HardwareProfile, progress: Progress) 
     progress.note(f"{profile.name} has no rate for weights of {', '.join(map(str, missing))} bits: left out")
     kept = {"weight_bits": tuple(bits for bits in asked if bits in has)}
     return run.model_copy(update={"quantization": run.quantization.model_copy(update=kept)})
-
-
-Compiled = tuple[Path, tuple[Artifact, ...]]
-"""The network's file and each compiler's artefact."""
 
 
 def _compile_all(context: RunContext, decision: Decision) -> dict[str, Compiled | str]:
@@ -147,7 +151,7 @@ def _chosen_layers(
     network, measured = compiled[identity], built[identity]
     if isinstance(network, str) or isinstance(measured, str):
         return ()
-    return measured_layers(context, network[1], measured)
+    return measured_layers(context, network[1], None if measured.latency is None else measured.latency.median_s)
 
 
 def _failed(context: RunContext, identity: str, error: CodesignError) -> str:
@@ -187,6 +191,7 @@ def describe(run: RunFile, base: Path, folder: Path, progress: Progress) -> list
         ),
         *([f"search    {sweep} plans along {section.sweep.metric}"] if section.sweep else []),
         f"compile   at most {at_most} networks with {', '.join(c.name for c in compilers_of(context))}",
+        *([f"tune      kernels of the chosen network: {run.measure.tune}"] if run.measure.tune else []),
         f"measure   on {target.name} ({target.runner}), {target.threads} thread(s), {run.measure.repeats} samples each",
         f"report    {folder / 'report.html'}",
     ]

@@ -9,7 +9,7 @@ from codesign.errors import CodesignError, InputError
 from codesign.files import remove_leftovers
 from codesign.flow.elastic import train_shared_weights
 from codesign.flow.search_context import SearchContext, TargetContext, open_search
-from codesign.flow.search_correction import corrected, measured_halfway, repriced
+from codesign.flow.search_correction import corrected, held_out, measured_halfway, repriced
 from codesign.flow.search_finalists import build_finalists
 from codesign.flow.search_loop import ALONE, Workers, run_trials, take_part
 from codesign.flow.search_points import finalists_of, networks_of
@@ -78,7 +78,8 @@ def _search_target(
         networks = (*networks, *refine(context, now, analyst, finalists_of(networks, section.finalists)))
     best = finalists_of(networks, section.finalists)
     chosen = [*best, *(n for n in measured_halfway(context, place, networks) if n not in best)]
-    return TargetOutcome(now, finished, networks, build_finalists(context, now, analyst, chosen))
+    built = held_out(context, place, analyst, chosen, build_finalists(context, now, analyst, chosen))
+    return TargetOutcome(now, finished, networks, built)
 
 
 def _publish_what_there_is(

@@ -18,7 +18,7 @@ from codesign.hardware.profile import HardwareProfile
 from codesign.hardware.target import Target
 from codesign.progress import Progress
 from codesign.quantization.scheme import BitWidths
-from codesign.run_file import ModelSection, RunFile
+from codesign.run_file import ModelSection, ProductMeasureSection, RunFile
 from codesign.run_folder import RunFolder
 from codesign.search_file import SearchFile
 from codesign.training.preprocessing import check_fits
@@ -144,7 +144,7 @@ class SearchContext:
             model=ModelSection(source=str(variant), input_shape=self.space.input_shape(variant)),
             data=search.data,
             quantization=search.quantization,
-            measure=search.measure,
+            measure=ProductMeasureSection.model_validate(search.measure.model_dump()),
         )
         store = RunFolder(folder, self.progress)
         data = self.data_for(variant)

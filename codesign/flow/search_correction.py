@@ -7,15 +7,17 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from codesign.cost.base import price
-from codesign.cost.corrected import CorrectedModel, Correction, MeasuredNetwork, fit_correction, is_grouped
+from codesign.cost.base import DEFAULT_BITS, CostModel, kernel_latency_s, price
+from codesign.cost.corrected import CorrectedModel, MeasuredNetwork, fit_correction, is_grouped
+from codesign.cost.table import ONE_WORD, Observation, TabledModel, tabulate, workload_of
 from codesign.files import write_bytes
 from codesign.flow.runners import MEASURED
 from codesign.flow.search_context import SearchContext, TargetContext
-from codesign.flow.search_finalists import build_finalists
+from codesign.flow.search_finalists import Built, build_finalists
 from codesign.flow.search_points import FoundNetwork, finalists_of
 from codesign.flow.search_pricing import limits_of
 from codesign.flow.variant_analysis import VariantAnalyst
+from codesign.report.search_point import Finalist
 
 FIRST_PART = 0.5
 """Share of a search's budget that is spent before the first networks are measured."""
@@ -24,19 +26,21 @@ LEAST_NETWORKS = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Halfway:
-    """What was learned when the first part of a budget was spent.
+class HalfwayNetwork:
+    """A network that was measured when the first part of a budget was spent.
 
     Attributes:
-        correction: Of the cost model.
-        plans: Digests of the plans that were measured.
+        plan: Digest of its plan.
+        whole: Its predicted and its measured latency.
+        kernels: What its kernels took; empty where layers cannot be timed.
     """
 
-    correction: Correction
-    plans: tuple[str, ...]
+    plan: str
+    whole: MeasuredNetwork
+    kernels: tuple[Observation, ...]
 
 
-_HALFWAY = TypeAdapter(Halfway)
+_HALFWAY = TypeAdapter(tuple[HalfwayNetwork, ...])
 
 
 def is_corrected_while_searching(context: SearchContext, place: TargetContext) -> bool:
@@ -75,11 +79,21 @@ def corrected(context: SearchContext, place: TargetContext) -> TargetContext:
     Returns:
         The target.
     """
+    return dataclasses.replace(place, cost_model=_model(place.cost_model, _halfway(context, place)))
+
+
+def _halfway(context: SearchContext, place: TargetContext) -> tuple[HalfwayNetwork, ...]:
     path = file_of(context, place)
-    if not path.is_file():
-        return place
-    correction = _HALFWAY.validate_json(path.read_bytes()).correction
-    return dataclasses.replace(place, cost_model=CorrectedModel(place.cost_model, correction))
+    return _HALFWAY.validate_json(path.read_bytes()) if path.is_file() else ()
+
+
+def _model(base: CostModel, networks: Sequence[HalfwayNetwork]) -> CostModel:
+    """The model corrected by whole networks, and kernels that were measured by what they took."""
+    if not networks:
+        return base
+    corrected_model = CorrectedModel(base, fit_correction([network.whole for network in networks]))
+    table = tabulate(observation for network in networks for observation in network.kernels)
+    return TabledModel(corrected_model, table, ONE_WORD) if table.entries else corrected_model
 
 
 def measured_halfway(
@@ -95,10 +109,7 @@ def measured_halfway(
     Returns:
         Those of them that were measured.
     """
-    path = file_of(context, place)
-    if not path.is_file():
-        return ()
-    plans = set(_HALFWAY.validate_json(path.read_bytes()).plans)
+    plans = {network.plan for network in _halfway(context, place)}
     return tuple(network for network in networks if network.plan.digest in plans)
 
 
@@ -118,32 +129,76 @@ def measure_and_correct(
         return
     chosen = finalists_of(networks, max(LEAST_NETWORKS, context.search.search.finalists))
     built = build_finalists(context, place, analyst, chosen)
-    measured = []
-    for network in chosen:
-        found = built[network.plan.digest]
-        if not isinstance(found, str):
-            measured.append(_beside_prediction(place, network, analyst, found.latency.median_s))
-    correction = fit_correction(measured)
-    halfway = Halfway(correction, tuple(d for d, found in built.items() if not isinstance(found, str)))
-    write_bytes(path, _HALFWAY.dump_json(halfway, indent=1))
+    found = ((network, built[network.plan.digest]) for network in chosen)
+    measured = [_halfway_network(place, n, analyst, f) for n, f in found if not isinstance(f, str)]
+    write_bytes(path, _HALFWAY.dump_json(tuple(measured), indent=1))
+    correction = fit_correction([network.whole for network in measured])
+    kernels = len(tabulate(observation for network in measured for observation in network.kernels).entries)
     context.progress.note(
-        f"{place.target.name}: {len(measured)} networks measured; latencies are now {correction.scale:.3g} x predicted "
-        f"({correction.grouped_scale:.3g} x for convolutions with groups) + {correction.call_s * 1e6:.3g} us a call"
+        f"{place.target.name}: {len(measured)} networks measured, {kernels} different kernels in them; other latencies "
+        f"are now {correction.scale:.3g} x predicted ({correction.grouped_scale:.3g} x for convolutions with groups) + "
+        f"{correction.call_s * 1e6:.3g} us a call"
     )
 
 
-def _beside_prediction(
-    place: TargetContext, network: FoundNetwork, analyst: VariantAnalyst, measured_s: float
-) -> MeasuredNetwork:
-    bits_of, usual = network.plan.bits_of, place.widths[-1]
-    facts = analyst.screen(network.variant).facts
-    prices = [(n, place.cost_model.price_node(n, bits_of.get(n.name, usual)).latency_s) for n in facts.nodes]
-    return MeasuredNetwork(
+def _halfway_network(
+    place: TargetContext, network: FoundNetwork, analyst: VariantAnalyst, found: Finalist
+) -> HalfwayNetwork:
+    bits_of, facts = network.plan.bits_of, analyst.screen(network.variant).facts
+    prices = [(n, place.cost_model.price_node(n, bits_of.get(n.name, DEFAULT_BITS)).latency_s) for n in facts.nodes]
+    whole = MeasuredNetwork(
         math.fsum(seconds for _, seconds in prices),
         math.fsum(seconds for node, seconds in prices if is_grouped(node)),
         sum(seconds > 0 for _, seconds in prices),
-        measured_s,
+        found.latency.median_s,
     )
+    by_name = facts.by_name
+    kernels = (
+        Observation(workload_of(by_name[layer.name], bits_of.get(layer.name, DEFAULT_BITS)), layer.measured_s)
+        for layer in found.layers
+    )
+    return HalfwayNetwork(network.plan.digest, whole, tuple(kernels))
+
+
+def held_out(
+    context: SearchContext,
+    place: TargetContext,
+    analyst: VariantAnalyst,
+    networks: Sequence[FoundNetwork],
+    built: Built,
+) -> Built:
+    """Products with predictions that do not rest on their own measurement.
+
+    A network that the model was corrected by is predicted by the model that the others alone correct.
+
+    Args:
+        context: The search.
+        place: The target, not corrected.
+        analyst: Knows the variants.
+        networks: All of its networks.
+        built: What was found of them.
+
+    Returns:
+        The same with these predictions.
+    """
+    halfway = _halfway(context, place)
+    plans, shown = {network.plan for network in halfway}, dict(built)
+    for network in networks:
+        found = built.get(network.plan.digest)
+        if network.plan.digest not in plans or found is None or isinstance(found, str):
+            continue
+        model = _model(place.cost_model, [other for other in halfway if other.plan != network.plan.digest])
+        facts, bits_of = analyst.screen(network.variant).facts, network.plan.bits_of
+        layers = (
+            dataclasses.replace(
+                layer,
+                predicted_s=kernel_latency_s(model, facts.by_name[layer.name], bits_of.get(layer.name, DEFAULT_BITS)),
+            )
+            for layer in found.layers
+        )
+        predicted_s = price(model, facts, network.plan).latency_s
+        shown[network.plan.digest] = dataclasses.replace(found, predicted_latency_s=predicted_s, layers=tuple(layers))
+    return shown
 
 
 def repriced(
@@ -161,7 +216,7 @@ def repriced(
         The same networks, in the same order, without those that keep a limit of the run file no longer. A budget that
         a network was decided under is what it costs itself, and follows its price.
     """
-    if not isinstance(place.cost_model, CorrectedModel):
+    if not isinstance(place.cost_model, CorrectedModel | TabledModel):
         return tuple(networks)
     wanted = limits_of(context.search.search.limits, place)
     found = []

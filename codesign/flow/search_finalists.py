@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codesign.backend.base import Artifact
+from codesign.cost.base import DEFAULT_BITS, kernel_latency_s
+from codesign.cost.table import kernels_of, observe
 from codesign.errors import CodesignError
 from codesign.files import digest_of, replacing
 from codesign.flow.build import apply_and_compile, measure
 from codesign.flow.context import RunContext
 from codesign.flow.elastic import calibrated_network
+from codesign.flow.layer_latency import measured_layers
 from codesign.flow.prepare import GRAPH, LOWERED, observation_of, versions
 from codesign.flow.runners import MEASURED
 from codesign.flow.search_context import SearchContext, TargetContext
@@ -27,7 +30,7 @@ from codesign.pass_manager.base import PassContext
 from codesign.pass_manager.manager import PassManager
 from codesign.pass_manager.pipeline import parse_pipeline
 from codesign.progress import track
-from codesign.report.search_point import Finalist, ProductAccuracy
+from codesign.report.search_point import Finalist, LayerLatency, ProductAccuracy
 from codesign.training.options import ElasticOptions, TrainingOptions
 
 Built = Mapping[str, Finalist | str]
@@ -81,19 +84,45 @@ def build_finalists(
         else:
             built[digest] = _measured(context, place, network, found)
     spent = limit_s is not None and time.monotonic() - started > limit_s
-    return built if spent else _in_turn(context, place, compiled, built)
+    if spent or place.target.runner not in MEASURED:
+        return built
+    in_turn = _in_turn(context, place, compiled, built)
+    return {
+        network.plan.digest: _with_layers(place, analyst, network, compiled[network.plan.digest], in_turn)
+        for network in track(context.progress, "Timing layers", chosen, len(chosen))
+    }
+
+
+def _with_layers(
+    place: TargetContext, analyst: VariantAnalyst, network: FoundNetwork, compiled: "_Compiled | str", built: Built
+) -> Finalist | str:
+    found = built[network.plan.digest]
+    if isinstance(found, str) or isinstance(compiled, str):
+        return found
+    network_s = found.latency.median_s
+    times = measured_layers(compiled.context, compiled.artifacts, network_s)
+    if not times:
+        return found
+    facts, bits_of = analyst.screen(network.variant).facts, network.plan.bits_of
+    observed = observe(facts, bits_of, {time.layer: time.alone_s for time in times}, network_s)
+    kernels = [(node, bits_of.get(node.name, DEFAULT_BITS)) for node in kernels_of(facts)]
+    layers = (
+        LayerLatency(node.name, kernel_latency_s(place.cost_model, node, bits), observation.seconds)
+        for (node, bits), observation in zip(kernels, observed, strict=True)
+    )
+    return dataclasses.replace(found, layers=tuple(layers))
 
 
 def _in_turn(
     context: SearchContext, place: TargetContext, compiled: Mapping[str, "_Compiled | str"], built: Built
 ) -> Built:
-    """The same, with latencies that can be compared where something is timed."""
+    """The same, with latencies that can be compared."""
     products = {
         digest: found
         for digest, found in compiled.items()
         if not isinstance(found, str) and not isinstance(built[digest], str)
     }
-    if place.target.runner not in MEASURED or not products:
+    if not products:
         return built
     run = next(iter(products.values())).context
     folder = context.folder / "targets" / place.target.name

@@ -7,7 +7,6 @@ from codesign.architecture.space import Variant
 from codesign.flow.partition_request import mesh_of
 from codesign.flow.search_context import TargetContext
 from codesign.flow.variant_analysis import Analysed
-from codesign.hardware.target import Budget
 from codesign.ir.program import Program
 from codesign.partition.graph_network import network_of
 from codesign.plan.facts import GraphFacts
@@ -17,6 +16,7 @@ from codesign.search.joint_devices import devices_of, link_of, problem_on_device
 from codesign.search.joint_mesh import problem_on_mesh
 from codesign.search.joint_problem import JointAllocation, JointProblem
 from codesign.search.joint_study import METRICS
+from codesign.search_file import SearchLimits
 
 DECIDED = {"latency_s": "latency_s", "energy_j": "energy_j", "memory_bytes": "weight_bytes"}
 """What the inner decision limits for each traded metric: of memory, widths decide the weights' part alone."""
@@ -73,7 +73,7 @@ def metrics_of(totals: Mapping[str, float]) -> tuple[float, ...]:
     return tuple(found[metric] for metric in METRICS)
 
 
-def limits_of(wanted: Budget, place: TargetContext) -> dict[str, float]:
+def limits_of(wanted: SearchLimits, place: TargetContext) -> dict[str, float]:
     """What every network must keep on a target.
 
     Args:
@@ -81,9 +81,13 @@ def limits_of(wanted: Budget, place: TargetContext) -> dict[str, float]:
         place: The target, whose own limits count too.
 
     Returns:
-        By metric of the inner decision, the tighter of both.
+        By metric of the inner decision, the tighter of both. Only devices that are named apart form a pipeline;
+        elsewhere the time between two inputs is that of a run.
     """
     asked, own = wanted.model_dump(exclude_none=True), place.target.budget.model_dump(exclude_none=True)
+    if "period_s" in asked and not place.target.devices:
+        period_s = asked.pop("period_s")
+        asked["latency_s"] = min(asked.get("latency_s", period_s), period_s)
     return {metric: min(asked.get(metric, value), value) for metric, value in {**asked, **own}.items()}
 
 

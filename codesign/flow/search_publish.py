@@ -8,6 +8,7 @@ from scipy.stats import kendalltau
 
 from codesign.architecture.space import Variant, variant_count
 from codesign.cost.base import price
+from codesign.cost.table import TabledModel
 from codesign.errors import CodesignError
 from codesign.flow.elastic import SECONDS
 from codesign.flow.notes import notes_on
@@ -18,6 +19,7 @@ from codesign.flow.search_points import FoundNetwork, front_of
 from codesign.flow.search_pricing import limits_of, problem_of
 from codesign.flow.search_refinement import ROUNDING
 from codesign.flow.variant_analysis import VariantAnalyst
+from codesign.plan.facts import GraphFacts
 from codesign.report.search_contents import (
     BudgetPlan,
     ElasticTraining,
@@ -51,7 +53,14 @@ from codesign.search.pareto import hypervolume_growth
 REPORT_HTML, REPORT_JSON = "report.html", "report.json"
 SHOWN_POINTS = 400
 """Points beyond the front that a page shows at most; all of them are in the study."""
-UNITS = {"latency_s": "s", "energy_j": "J", "weight_bytes": "B", "peak_memory_bytes": "B", "bops": "bit operations"}
+UNITS = {
+    "latency_s": "s",
+    "period_s": "s",
+    "energy_j": "J",
+    "weight_bytes": "B",
+    "peak_memory_bytes": "B",
+    "bops": "bit operations",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +153,7 @@ def _target_result(context: SearchContext, analyst: VariantAnalyst, outcome: Tar
         points=points,
         budgets=(_budget_plan(context, place, analyst, limits, points, networks),),
         latency_agreement=_agreement([
-            (p.predicted.latency_s, p.finalist.latency.median_s) for p in built if p.finalist
+            (p.finalist.predicted_latency_s, p.finalist.latency.median_s) for p in built if p.finalist
         ]),
         loss_agreement=_agreement([
             (p.predicted.loss_nats, p.finalist.loss.value) for p in built if p.finalist and p.finalist.loss
@@ -189,7 +198,22 @@ def _point(
         )
         for name, bits in network.plan.bits
     )
-    metrics = network.metrics
+    return SearchPoint(
+        identity=digest,
+        variant=_shown(context, network.variant),
+        layers=layers,
+        predicted=_prediction(place, network, facts),
+        loss=network.loss,
+        decision=network.decision,
+        shadow_prices=prices,
+        on_front=digest in front,
+        finalist=None if isinstance(found, str) else found,
+        failure=found if isinstance(found, str) else None,
+    )
+
+
+def _prediction(place: TargetContext, network: FoundNetwork, facts: GraphFacts) -> PointPrediction:
+    metrics, model = network.metrics, place.cost_model
     predicted = PointPrediction(
         metrics["latency_s"],
         metrics["energy_j"],
@@ -197,18 +221,14 @@ def _point(
         metrics["weight_bytes"],
         network.float_loss,
         network.increase_nats,
+        metrics.get("period_s"),
     )
-    return SearchPoint(
-        identity=digest,
-        variant=_shown(context, network.variant),
-        layers=layers,
-        predicted=predicted,
-        loss=network.loss,
-        decision=network.decision,
-        shadow_prices=prices,
-        on_front=digest in front,
-        finalist=None if isinstance(found, str) else found,
-        failure=found if isinstance(found, str) else None,
+    if not isinstance(model, TabledModel):
+        return predicted
+    known = model.coverage(facts, network.plan)
+    share = known.measured_s / known.latency_s if known.latency_s else 0.0
+    return dataclasses.replace(
+        predicted, kernels=known.kernels, measured_kernels=known.measured_kernels, measured_share=share
     )
 
 

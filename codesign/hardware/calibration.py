@@ -130,6 +130,22 @@ class KernelFit(StrictModel):
     source: Source
 
 
+class MeasuredShape(StrictModel):
+    """A kernel of a network at hand.
+
+    Attributes:
+        shape: What it computes, see `codesign.cost.measured_shapes`.
+        weight_bits: Width of its weight; 32 in float32.
+        activation_bits: Width of its activations.
+        factor: Measured over fitted seconds.
+    """
+
+    shape: str
+    weight_bits: Count
+    activation_bits: Count
+    factor: Positive
+
+
 class Calibration(StrictModel):
     """What was fitted to measurements of one device.
 
@@ -140,6 +156,7 @@ class Calibration(StrictModel):
         cold_s_per_weight_byte: Seconds for a byte of weights that other layers drove from the first cache.
         far_s_per_weight_byte: Further seconds for a byte that they drove from the second cache as well.
         fits: One for each class and arithmetic that was measured.
+        shapes: Kernels of networks at hand, whose own measurements stand above the fits.
     """
 
     source: Source
@@ -148,6 +165,7 @@ class Calibration(StrictModel):
     cold_s_per_weight_byte: NotNegative = 0.0
     far_s_per_weight_byte: NotNegative = 0.0
     fits: tuple[KernelFit, ...] = Field(min_length=1)
+    shapes: tuple[MeasuredShape, ...] = ()
 
     @field_validator("fits")
     @classmethod

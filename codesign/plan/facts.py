@@ -1,6 +1,7 @@
 """What a decision must know about a network, as immutable values without the graph."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -67,6 +68,7 @@ class NodeFacts:
         window: Loop bounds of a pooling node, each channel a group of its own; None for other nodes.
         network: What the whole network touches.
         channels: Channels of its first result: the second axis of an image, the last one of rows; 0 where unknown.
+        merged: Nodes that its kernel computes on the way out, whose `fused_into` names it, in order.
     """
 
     name: str
@@ -84,6 +86,7 @@ class NodeFacts:
     window: ConvGeometry | None = None
     network: Footprint = field(default=Footprint(0, 0), repr=False)  # says nothing of the node itself
     channels: int = field(default=0, repr=False)  # follows from its neighbours
+    merged: tuple["NodeFacts", ...] = field(default=(), repr=False, compare=False)  # so does this
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,25 @@ class GraphFacts:
     def by_name(self) -> Mapping[str, NodeFacts]:
         """Nodes by name."""
         return MappingProxyType({node.name: node for node in self.nodes})
+
+
+def with_merged(nodes: Iterable[NodeFacts]) -> tuple[NodeFacts, ...]:
+    """Tells every node which others its kernel computes, as their `fused_into` says.
+
+    Args:
+        nodes: Of a network, in the order in which they run.
+
+    Returns:
+        The same nodes with `merged`.
+    """
+    given = tuple(nodes)
+    merged: dict[str, list[NodeFacts]] = {}
+    for node in given:
+        if node.fused_into is not None:
+            merged.setdefault(node.fused_into, []).append(node)
+    return tuple(
+        dataclasses.replace(node, merged=tuple(merged[node.name])) if node.name in merged else node for node in given
+    )
 
 
 def packed_weight_bytes(node: NodeFacts, bits: Widths) -> int:

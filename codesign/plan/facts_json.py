@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from pydantic import TypeAdapter, ValidationError
 
 from codesign.errors import InputError
-from codesign.plan.facts import GraphFacts, NodeFacts
+from codesign.plan.facts import GraphFacts, NodeFacts, with_merged
 from codesign.quantization.scheme import BitWidths
+
+_STORED = tuple(field.name for field in dataclasses.fields(NodeFacts) if field.name != "merged")
+"""Fields that are written; which nodes are merged follows from `fused_into`."""
 
 
 def facts_to_json(facts: GraphFacts) -> dict[str, object]:
@@ -38,13 +41,13 @@ def facts_from_json(value: Mapping[str, object], source: str = "facts.json") -> 
     """
     if set(value) != {"digest", "nodes"} or not isinstance(value["nodes"], list):
         raise InputError(f"{source}: needs the keys digest and nodes, got {sorted(value)}; annotate the network again")
-    nodes = tuple(_node_from_json(item, f"{source}: nodes.{i}") for i, item in enumerate(value["nodes"]))
-    return GraphFacts(nodes, str(value["digest"]))
+    nodes = (_node_from_json(item, f"{source}: nodes.{i}") for i, item in enumerate(value["nodes"]))
+    return GraphFacts(with_merged(nodes), str(value["digest"]))
 
 
 def _node_to_json(node: NodeFacts) -> dict[str, object]:
     losses = [{"weight": b.weight, "activation": b.activation, "nats": x} for b, x in node.loss_increase_nats.items()]
-    fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+    fields = {name: getattr(node, name) for name in _STORED}
     for name in ("geometry", "window"):
         fields[name] = None if fields[name] is None else dataclasses.asdict(fields[name])
     fields["network"] = dataclasses.asdict(node.network)
@@ -68,7 +71,7 @@ def _node_from_json(value: object, source: str) -> NodeFacts:
             raise InputError(
                 f"{source}: needs a table of facts, got {type(value).__name__}; annotate the network again"
             )
-        unknown = sorted(value.keys() - {field.name for field in dataclasses.fields(NodeFacts)})
+        unknown = sorted(value.keys() - set(_STORED))
         if unknown:
             raise InputError(f"{source}.{unknown[0]}: unknown key; annotate the network again")
         losses = _LOSSES.validate_python(value.get("loss_increase_nats"))

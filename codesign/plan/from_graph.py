@@ -8,7 +8,7 @@ from codesign.ir.annotation import find, read
 from codesign.ir.annotations import Sensitivity, Work, is_weighted
 from codesign.ir.program import Program, name_of
 from codesign.ir.serialization import graph_digest
-from codesign.plan.facts import Footprint, GraphFacts, NodeFacts
+from codesign.plan.facts import Footprint, GraphFacts, NodeFacts, with_merged
 from codesign.plan.geometry import geometry_of, pooling_window_of
 from codesign.plan.liveness import fusion_roots, live_elements
 from codesign.quantization.scheme import BitWidths
@@ -33,7 +33,7 @@ def facts_of(program: Program) -> GraphFacts:
     weights = sum(read(node, Work).weight_elements for node in graph if is_weighted(node))
     network = Footprint(weights, max(alive, default=0))
     nodes = (_node_facts(node, live, root_of, network) for node, live in zip(graph, alive, strict=True))
-    return GraphFacts(tuple(nodes), graph_digest(program.graph))
+    return GraphFacts(with_merged(nodes), graph_digest(program.graph))
 
 
 def _node_facts(node: ir.Node, live: int, root_of: Mapping[str, str], network: Footprint) -> NodeFacts:

@@ -159,7 +159,8 @@ class LayerRow:
         trace: Hessian trace, None if it was not computed.
         trace_standard_error: Of the trace.
         trace_is_exact: Whether the trace is that of the Hessian itself, without sampling.
-        predicted_s: Its latency in the chosen plan by the cost model; None if there is none.
+        predicted_s: Its latency in the chosen plan by the cost model, what is merged into it included; None if there is
+            none.
         measured_s: Its share of the chosen network's median latency, measured; None where nothing timed layers.
     """
 

@@ -117,22 +117,37 @@ def layer_latency_figure(report: RunReport) -> go.Figure:
     pairs = [(x.name, x.predicted_s * 1e6, x.measured_s * 1e6) for x in report.layers if x.predicted_s and x.measured_s]
     predicted = report.chosen.predicted
     assert predicted is not None
-    values = [value for _, *both in pairs for value in both] or [1.0]
+    figure = layers_against(pairs)
+    figure.update_xaxes(title=f"predicted latency, µs ({predicted.cost_provenance})")
+    figure.update_yaxes(title="latency, µs (measured)")
+    return figure
+
+
+def layers_against(layers: Sequence[tuple[str, float, float]]) -> go.Figure:
+    """Predicted latencies of layers across, measured ones up; the line is where they agree.
+
+    Args:
+        layers: Name, predicted and measured microseconds, all above 0.
+
+    Returns:
+        The figure on logarithmic axes, which have no titles yet.
+    """
+    values = [value for _, *both in layers for value in both] or [1.0]
     ends = [min(values) * 0.7, max(values) * 1.4]
     figure = go.Figure(go.Scatter(x=ends, y=ends, mode="lines", name="agreement", line={"color": OTHER, "dash": "dot"}))
     figure.add_trace(
         go.Scatter(
-            x=[p for _, p, _ in pairs],
-            y=[m for _, _, m in pairs],
-            text=[name for name, _, _ in pairs],
+            x=[predicted for _, predicted, _ in layers],
+            y=[measured for _, _, measured in layers],
+            text=[name for name, _, _ in layers],
             mode="markers",
             name="layers",
             marker={"color": FRONT, "size": 10},
             hovertemplate="%{text}<br>predicted %{x:.3g}, measured %{y:.3g} µs<extra></extra>",
         )
     )
-    figure.update_xaxes(type="log", title=f"predicted latency, µs ({predicted.cost_provenance})")
-    figure.update_yaxes(type="log", title="latency, µs (measured)")
+    figure.update_xaxes(type="log")
+    figure.update_yaxes(type="log")
     figure.update_layout(**LAYOUT)
     return figure
 

@@ -5,7 +5,7 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from codesign.report.figures import CHOSEN, FRONT, LAYOUT, OTHER
+from codesign.report.figures import CHOSEN, FRONT, LAYOUT, OTHER, layers_against
 from codesign.report.search_contents import TargetResult
 from codesign.report.search_point import SearchPoint
 from codesign.report.search_rows import latency_kinds
@@ -73,6 +73,28 @@ def latency_agreement_figure(target: TargetResult) -> go.Figure:
     ticks = {"tickformat": "~s", "dtick": "D2"}  # logarithmic axes drop suffixes
     figure.update_xaxes(title=f"predicted latency, s ({target.cost_provenance})", **ticks)
     figure.update_yaxes(title=f"latency of the product, s ({kinds or 'none was built'})", **ticks)
+    return figure
+
+
+def layer_agreement_figure(target: TargetResult) -> go.Figure:
+    """Predicted against measured latency of the layers of what was built, on logarithmic axes.
+
+    Args:
+        target: With its points.
+
+    Returns:
+        The figure, in microseconds; layers that took nothing by themselves are left out.
+    """
+    layers = [
+        (f"{escape(x.name, quote=False)} of {escape(p.identity, quote=False)}", x.predicted_s * 1e6, x.measured_s * 1e6)
+        for p in target.points
+        if p.finalist is not None
+        for x in p.finalist.layers
+        if min(x.predicted_s, x.measured_s) > 0
+    ]
+    figure = layers_against(layers)
+    figure.update_xaxes(title=f"predicted latency, µs ({target.cost_provenance})")
+    figure.update_yaxes(title="share of the product’s latency, µs (measured)")
     return figure
 
 

@@ -12,7 +12,13 @@ from codesign.files import write_json
 from codesign.report.search_contents import JointSearch
 
 _SEARCH = TypeAdapter(JointSearch)
-_PREDICTED = {"peak_memory_bytes": "exact", "weight_bytes": "exact", "float_loss": "measured"}
+_PREDICTED = {
+    "peak_memory_bytes": "exact",
+    "weight_bytes": "exact",
+    "float_loss": "measured",
+    "kernels": "exact",
+    "measured_kernels": "exact",
+}
 _MEASURED = {"accuracy": "measured", "loss": "measured", "artifact_weight_bytes": "exact"}
 
 
@@ -82,6 +88,8 @@ def _add_provenance(point: dict[str, Any], by_model: str) -> None:
     point["predicted"]["provenance"] = {
         "latency_s": by_model,
         "energy_j": by_model,
+        "period_s": by_model,
+        "measured_share": by_model,
         "loss_increase_nats": "estimated",
         **_PREDICTED,
     }
@@ -93,6 +101,8 @@ def _add_provenance(point: dict[str, Any], by_model: str) -> None:
             "predicted_latency_s": by_model,
             **_MEASURED,
         }
+        for layer in found["layers"]:
+            layer["provenance"] = {"predicted_s": by_model, "measured_s": "measured"}
 
 
 def _numbers(value: object, key: str = "") -> Iterator[tuple[str, float]]:

@@ -37,7 +37,7 @@ _OTHERS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "loss_nats": ("loss", lambda value: f"{nats(value)} nats"),
     "memory_bytes": ("memory", size),
     "power_w": ("power", lambda value: f"{value:.3g} W"),
-    "period_s": ("time between results", seconds),
+    "period_s": ("time between inputs", seconds),
     "bops": ("bit operations", lambda value: f"{value:.3g}"),
 }
 """What else is limited or made small: label, and how a value is written; memory is weights and activations."""

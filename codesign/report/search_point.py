@@ -71,6 +71,11 @@ class PointPrediction:
         weight_bytes: All weights as packed.
         float_loss: Task loss in nats of the variant in floating point with shared weights, measured on search data.
         loss_increase_nats: What quantisation adds, as the inner decision counts it: a sum over layers.
+        period_s: Seconds between two inputs of a stream, by the target's cost model; None where no devices form a
+            pipeline.
+        kernels: Kernels of the network, where some kernels of the device are known by measurement; else 0.
+        measured_kernels: Those of them that were measured in other networks or in this one.
+        measured_share: Share of `latency_s` that they make up.
     """
 
     latency_s: float
@@ -79,6 +84,10 @@ class PointPrediction:
     weight_bytes: float
     float_loss: Estimate
     loss_increase_nats: float
+    period_s: float | None = None
+    kernels: int = 0
+    measured_kernels: int = 0
+    measured_share: float = 0.0
 
     @property
     def loss_nats(self) -> float:
@@ -136,6 +145,21 @@ class ProductAccuracy:
 
 
 @dataclass(frozen=True)
+class LayerLatency:
+    """One layer of a product, with what is merged into it.
+
+    Attributes:
+        name: Of the node that its kernel begins with.
+        predicted_s: Seconds by the model that predicted the product's latency.
+        measured_s: Its share of the product's measured latency.
+    """
+
+    name: str
+    predicted_s: float
+    measured_s: float
+
+
+@dataclass(frozen=True)
 class Finalist:
     """What was found of a point that was trained further, quantised, compiled and run.
 
@@ -144,12 +168,13 @@ class Finalist:
         accuracy: By name of the test set.
         loss: Task loss of the product in nats on search data, measured; None if it was not.
         latency: Of the product, measured or simulated.
-        predicted_latency_s: What the cost model said before this measurement.
+        predicted_latency_s: What the cost model says without having seen this measurement.
         energy_j: Joules for one run, None where nothing measures or simulates it.
         energy_provenance: What that number is.
         energy_source: What gave it, such as `RAPL` or the name of a profile; empty without a number.
         artifact_weight_bytes: Weights as stored in the product.
         artifact: Path of the product, relative to the page.
+        layers: In the order in which they run; empty where nothing timed them.
     """
 
     finetuned: bool
@@ -162,6 +187,7 @@ class Finalist:
     energy_source: str
     artifact_weight_bytes: int
     artifact: str
+    layers: tuple[LayerLatency, ...] = ()
 
 
 @dataclass(frozen=True)

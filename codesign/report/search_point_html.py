@@ -10,7 +10,7 @@ from codesign.report.quantities import joules, nats, percent, seconds, size
 from codesign.report.search_contents import SearchSpace, TargetResult
 from codesign.report.search_drawings import bits_drawing, place_colours, places_legend, stages_drawing
 from codesign.report.search_metrics import choices_text, metric_label, metric_text, price_text
-from codesign.report.search_point import Finalist, ProductAccuracy, SearchPoint, ShadowPrice
+from codesign.report.search_point import Finalist, PointPrediction, ProductAccuracy, SearchPoint, ShadowPrice
 from codesign.report.search_rows import point_mark
 from codesign.report.simulation_rows import NONE
 
@@ -47,7 +47,7 @@ def _panel(space: SearchSpace, target: TargetResult, point: SearchPoint, colours
         f'<p class="soft">Bits{" and places" if point.places != ("",) else ""} by {escape(decision.method)}: '
         f"{escape(decision.status)}, loss increase at least {nats(decision.bound_nats)} nats {tag('estimated')}, "
         f"gap {decision.gap:.2g}, {seconds(decision.seconds)} {tag('measured')}.</p>"
-        f"{_prices(point.shadow_prices)}"
+        f"{_layers(point.finalist, target.cost_provenance)}{_prices(point.shadow_prices)}"
     )
 
 
@@ -60,7 +60,10 @@ def _numbers(by_model: Provenance, point: SearchPoint) -> Iterator[Sequence[str]
     if found is not None and found.loss is not None:
         tuned = "after fine-tuning" if found.finetuned else "of the product"
         yield [f"loss {tuned}, nats", NONE, f"{estimate_text(found.loss)} {tag('measured')}"]
-    yield ["latency", f"{seconds(expected.latency_s)} {tag(by_model)}", NONE if found is None else latency_cell(found)]
+    predicted = f"{seconds(expected.latency_s)} {tag(by_model)}{_measured_part(expected)}"
+    yield ["latency", predicted, NONE if found is None else latency_cell(found)]
+    if expected.period_s is not None:
+        yield ["time between inputs", f"{seconds(expected.period_s)} {tag(by_model)}", NONE]
     yield ["energy", f"{joules(expected.energy_j)} {tag(by_model)}", NONE if found is None else energy_cell(found)]
     yield ["peak memory", f"{size(expected.peak_memory_bytes)} {tag('exact')}", NONE]
     stored = NONE if found is None else f"{size(found.artifact_weight_bytes)} {tag('exact')}"
@@ -69,6 +72,22 @@ def _numbers(by_model: Provenance, point: SearchPoint) -> Iterator[Sequence[str]
         for name, pair in found.accuracy.items():
             yield [f"accuracy, {escape(name)} {tag('measured')}", NONE, accuracy_cell(pair)]
         yield ["product", "", f"<code>{escape(found.artifact)}</code>"]
+
+
+def _measured_part(expected: PointPrediction) -> str:
+    """How much of a predicted latency is made of measured kernels; nothing where no kernel was measured at all."""
+    if not expected.kernels:
+        return ""
+    counts = f"{expected.measured_kernels} of {expected.kernels} kernels were measured"
+    return f'<br><span class="soft">{counts}, {percent(expected.measured_share)} of it</span>'
+
+
+def _layers(found: Finalist | None, by_model: Provenance) -> str:
+    if found is None or not found.layers:
+        return ""
+    rows = [[escape(x.name), seconds(x.predicted_s), seconds(x.measured_s)] for x in found.layers]
+    shown = table(["layer", f"predicted {tag(by_model)}", f"latency {tag('measured')}"], rows)
+    return f"<details><summary>Latency of each layer</summary>{shown}</details>"
 
 
 def estimate_text(estimate: Estimate) -> str:

@@ -185,7 +185,16 @@ def _agreement(target: TargetResult) -> str:
         f"{figure_block(figures.latency_agreement_figure(target))}</div>"
         f"<div><p>Loss of products: {agreement_text(target.loss_agreement)}; shown is every point, with shared "
         f"weights</p>"
-        f"{figure_block(figures.loss_agreement_figure(target))}</div></div>"
+        f"{figure_block(figures.loss_agreement_figure(target))}</div></div>{_layer_agreement(target)}"
+    )
+
+
+def _layer_agreement(target: TargetResult) -> str:
+    if not any(point.finalist and point.finalist.layers for point in target.built):
+        return ""
+    return (
+        "<p>Latency of each layer of the products. Kernels are timed one by one and scaled so that they add up to the "
+        f"product’s latency.</p>{figure_block(figures.layer_agreement_figure(target))}"
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from codesign.backend.artifact_folder import open_artifact
 from codesign.backend.kernel_table import KernelCall
 from codesign.backend.kernel_timing import KernelTimingSettings, LocalKernelRunner
-from codesign.backend.layer_times import REST, layer_times, scaled_layers
+from codesign.backend.layer_times import REST, layer_times, rescaled, scaled_layers
 from codesign.errors import MeasurementError
 
 Call = tuple[str, str]
@@ -27,6 +27,9 @@ def test_layers_add_up_and_keep_their_proportions(pairs: list[Call], seconds: li
     for layer in layers:
         assert layer.seconds * layers[0].alone_s == pytest.approx(layers[0].seconds * layer.alone_s)
         assert layer.kernels == tuple(c.kernel for c in calls if (c.operation or REST) == layer.layer)
+    for layer, twice in zip(layers, rescaled(layers, 2 * network_s), strict=True):
+        assert twice.seconds == pytest.approx(2 * layer.seconds)
+        assert twice.alone_s == layer.alone_s
 
 
 def test_a_kernel_counts_as_often_as_it_is_called_and_views_do_not() -> None:

@@ -23,6 +23,9 @@ def test_convolutions() -> None:
         kernel = tuple(int(side) for side in random.choice([1, 3, 5], 2))
         stride, groups = int(random.choice([1, 2])), before if random.random() < 0.1 else 1
         after = before if groups > 1 else after
+        if random.random() < 0.3:
+            groups = int(random.choice([2, 3, 8]))
+            before, after = groups * -(-before // groups), groups * -(-after // groups)
         pads = (kernel[0] // 2, kernel[1] // 2) * 2
         shape = ConvolutionShape(
             size, size, _up(before), _up(after), (kernel[0], kernel[1]), (stride, stride), (1, 1), pads, groups,
@@ -43,7 +46,7 @@ def test_convolutions() -> None:
         tiles = amx_tiles(shape, shape.out_height, shape.out_width)
         assert (found.rows, found.pixels, found.channels) == (tiles.rows, tiles.pixels, tiles.channels), geometry
         assert found.depth == sum_blocks(shape).depth
-        assert found.steps == shape.kernel[0] * len(tiles.sums.starts)
+        assert found.steps == shape.kernel[0] * tiles.sums.steps
         in_all = shape.out_height * tiles.in_row
         assert found.groups == -(-in_all // tiles.pixels) * (shape.blocks // tiles.channels)
         assert found.passes == (1 if tiles.pixels_outside else shape.blocks // tiles.channels)

@@ -24,6 +24,9 @@ def test_convolutions(unit: VectorUnit) -> None:
         before, after, size = int(random.integers(5, 300)), int(random.integers(5, 300)), int(random.integers(1, 60))
         side, stride, depthwise = int(random.choice([1, 3, 5])), int(random.choice([1, 2])), random.random() < 0.2
         groups, after = (before, before) if depthwise else (1, after)
+        if random.random() < 0.3:
+            groups = int(random.choice([2, 3, 8]))
+            before, after = groups * -(-before // groups), groups * -(-after // groups)
         pad = side // 2
         shape = ConvolutionShape(
             size, size, _up(before), _up(after), (side, side), (stride, stride), (1, 1), (pad,) * 4, groups,

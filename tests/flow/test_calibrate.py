@@ -6,8 +6,9 @@ import pytest
 
 from codesign.cost.calibrated import CalibratedModel
 from codesign.cost.select import cost_model_for
+from codesign.durations import seconds_of
 from codesign.errors import InputError
-from codesign.flow.calibrate import CalibrateRequest, calibrate, seconds_of
+from codesign.flow.calibrate import CalibrateRequest, calibrate
 from codesign.hardware.catalog import load_profile
 from codesign.progress import Silent
 

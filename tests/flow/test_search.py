@@ -4,18 +4,24 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from codesign.architecture.space import variants
+from codesign.backend.base import Artifact
+from codesign.backend.layer_times import LayerTime, rescaled
+from codesign.flow import search_finalists
+from codesign.flow.context import RunContext
+from codesign.flow.prepare import GRAPH
 from codesign.flow.search import search
 from codesign.flow.search_context import open_search
 from codesign.flow.search_loop import Workers
-from codesign.flow.search_pricing import lower_bounds, metrics_of, problem_of
+from codesign.flow.search_pricing import limits_of, lower_bounds, metrics_of, problem_of
 from codesign.flow.search_trials import decisions
 from codesign.flow.variant_analysis import VariantAnalyst
+from codesign.ir.serialization import load_graph
 from codesign.progress import Silent
 from codesign.report.search_contents import JointSearch
 from codesign.report.search_json import read_search_json
@@ -179,21 +185,46 @@ def test_a_placed_plan_has_its_own_cost_at_home(tiny_search: Path) -> None:
     assert "another target" in (abroad.failure or "")
 
 
-def test_a_measured_target_corrects_its_cost_model(tiny_search: Path) -> None:
-    report = _search(tiny_search, "search.trials=8", targets=("host-cpu",))
+def _made_up_layers(context: RunContext, artifacts: Sequence[Artifact], network_s: float) -> tuple[LayerTime, ...]:
+    names = [str(node.name) for node in load_graph(context.folder / GRAPH).graph]
+    times = tuple(LayerTime(name, ("kernel",), 0.0, 1e-6 * (1 + i % 3)) for i, name in enumerate(names))
+    return rescaled(times, network_s)
+
+
+def test_a_measured_target_corrects_its_cost_model(tiny_search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_finalists, "measured_layers", _made_up_layers)  # the compiler would take a minute
+    settings = ["search.trials=8", "search.finalists=1", "search.refinements=0"]
+    report = _search(tiny_search, *settings, targets=("host-cpu",))
     (target,) = report.targets
     (file,) = (tiny_search / "trained/targets/host-cpu").glob("correction-*.json")
-    halfway = json.loads(file.read_text())
-    assert halfway["correction"]["networks"] == len(halfway["plans"]) >= 1
-    assert set(halfway["plans"]) <= {p.identity for p in target.built}
+    halfway = {network["plan"]: network for network in json.loads(file.read_text())}
+    assert 1 <= len(halfway) <= len(target.built)
     assert target.cost_provenance == "calibrated"
     assert len(target.trials) == 8
-    assert all(p.finalist is not None and p.finalist.latency.provenance == "measured" for p in target.built)
+    for point in target.built:
+        found = point.finalist
+        assert found is not None
+        assert found.latency.provenance == "measured"
+        assert sum(layer.measured_s for layer in found.layers) == pytest.approx(found.latency.median_s)
+        assert sum(layer.predicted_s for layer in found.layers) == pytest.approx(found.predicted_latency_s)
+        if point.identity in halfway:  # its own measurement is in the table, and not in what it is compared with
+            assert point.predicted.measured_kernels == point.predicted.kernels == len(found.layers)
+            assert point.predicted.measured_share == pytest.approx(1)
+            assert found.predicted_latency_s != pytest.approx(point.predicted.latency_s, rel=1e-6)
+            seconds = [kernel["seconds"] for kernel in halfway[point.identity]["kernels"]]
+            assert sum(seconds) == pytest.approx(halfway[point.identity]["whole"]["measured_s"])
     for point in target.front:
         for price in point.shadow_prices:  # budgets follow corrected prices, so that none is beyond reach
             assert price.limit == pytest.approx(getattr(point.predicted, price.metric))
-    again = _search(tiny_search, "search.trials=8", targets=("host-cpu",))
-    assert _front(again) == _front(report)
+    assert _front(_search(tiny_search, *settings, targets=("host-cpu",))) == _front(report)
+
+
+def test_layers_that_cannot_be_timed_leave_the_correction_alone(tiny_search: Path) -> None:
+    settings = ["search.trials=4", "search.finalists=1", "search.refinements=0"]
+    (target,) = _search(tiny_search, *settings, targets=("host-cpu",)).targets
+    assert target.cost_provenance == "calibrated"
+    assert all(point.predicted.kernels == 0 for point in target.points)
+    assert all(point.finalist is not None and not point.finalist.layers for point in target.built)
 
 
 def test_resolution_may_be_an_axis(tiny_search: Path) -> None:
@@ -261,3 +292,22 @@ def test_json_holds_where_every_number_comes_from(trained_search: Path) -> None:
     assert value["seed"] == 0
     assert "simulated" in text
     assert "NaN" not in text
+
+
+def test_the_time_between_inputs_of_a_pipeline_is_limited(tiny_search: Path) -> None:
+    settings = ["search.trials=4", "search.finalists=0", "quantization.weight_bits=[8]", "search.points=2"]
+    (free,) = _search(tiny_search, *settings, targets=("big-little",)).targets
+    pairs = [(p.predicted.period_s, p.predicted.latency_s) for p in free.points]
+    assert all(period_s is not None and 0 < period_s <= latency_s for period_s, latency_s in pairs)
+    limit = min(period_s for period_s, _ in pairs if period_s is not None)
+    (target,) = _search(tiny_search, *settings, f"search.limits.period_s={limit}", targets=("big-little",)).targets
+    assert all(p.predicted.period_s is not None and p.predicted.period_s <= limit for p in target.points)
+    assert target.budgets[0].limits == {"period_s": limit}
+
+
+def test_one_device_takes_one_input_at_a_time(tiny_search: Path) -> None:
+    file = load_search_file(
+        tiny_search / "search.toml", ["search.limits.period_s=1e-4", "search.limits.latency_s=2e-4"]
+    )
+    context = open_search(file, tiny_search, tiny_search / "trained", None, Silent())
+    assert limits_of(file.search.limits, context.targets[0]) == {"latency_s": 1e-4}

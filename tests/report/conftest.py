@@ -55,6 +55,7 @@ from codesign.report.search_point import (
     Finalist,
     InnerDecision,
     LayerDecision,
+    LayerLatency,
     PointPrediction,
     ProductAccuracy,
     SearchPoint,
@@ -231,7 +232,8 @@ def _point(draw: random.Random, number: int, places: tuple[str, ...], nasty: str
     latency_s, noise = 1e-5 * (work + 20) * (0.8 + bits / 20), draw.uniform(0.95, 1.2)
     floating = Estimate(0.35 + 2.0 / (4 + work**0.5) * noise, 0.02)
     predicted = PointPrediction(latency_s, 0.9 * latency_s * noise, 800.0 * width, 24.0 * work * bits, floating,
-                                0.4 * 2.0 ** (2 - bits))  # fmt: skip
+                                0.4 * 2.0 ** (2 - bits), 0.5 * latency_s if number % 2 else None,
+                                4, 3, 0.875)  # fmt: skip
     loss = Estimate(predicted.loss_nats * draw.uniform(0.97, 1.1), 0.021) if number % 3 else None
     price = ShadowPrice("latency_s", latency_s, "s", 0.05 / latency_s)
     decision = InnerDecision("optimal", "integer programme", predicted.loss_increase_nats, 0.0, 0.031)
@@ -250,7 +252,13 @@ def _finalist(draw: random.Random, point: SearchPoint, nasty: str) -> Finalist:
     expected = point.predicted
     return Finalist(True, accuracy, Estimate(expected.loss_nats - 0.03, 0.02), latency, expected.latency_s,
                     1.1 * expected.energy_j, "measured", "RAPL" + nasty, int(1.1 * expected.weight_bytes),
-                    f"artifacts/{point.identity}")  # fmt: skip
+                    f"artifacts/{point.identity}", _layer_latencies(expected.latency_s, median_s, nasty))  # fmt: skip
+
+
+def _layer_latencies(predicted_s: float, measured_s: float, nasty: str) -> tuple[LayerLatency, ...]:
+    shares = (0.5, 0.375, 0.125)
+    timed = (LayerLatency(f"conv{i}{nasty}", s * predicted_s, s * measured_s) for i, s in enumerate(shares))
+    return (*timed, LayerLatency("softmax", 1e-7, 0.0))
 
 
 def _search_target(name: str, seed: int, places: tuple[str, ...], nasty: str) -> TargetResult:

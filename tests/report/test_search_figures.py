@@ -3,7 +3,12 @@ import dataclasses
 import pytest
 
 from codesign.report.search_contents import JointSearch, Objective
-from codesign.report.search_figures import latency_agreement_figure, loss_agreement_figure, progress_figure
+from codesign.report.search_figures import (
+    latency_agreement_figure,
+    layer_agreement_figure,
+    loss_agreement_figure,
+    progress_figure,
+)
 
 
 def test_progress_is_a_share_of_the_reference_box(search: JointSearch) -> None:
@@ -37,6 +42,15 @@ def test_predictions_stand_against_measurements(search: JointSearch) -> None:
     assert list(losses.customdata) == [i for i, _ in measured]
     assert list(losses.x) == [p.predicted.loss_nats for _, p in measured]
     assert list(losses.y) == [p.loss.value for _, p in measured if p.loss is not None]
+
+
+def test_layers_of_products_stand_against_measurements(search: JointSearch) -> None:
+    target = search.targets[0]
+    line, points = layer_agreement_figure(target).data
+    assert list(line.x) == list(line.y)
+    layers = [layer for p in target.points if p.finalist for layer in p.finalist.layers if layer.measured_s]
+    assert list(points.x) == pytest.approx([1e6 * layer.predicted_s for layer in layers])
+    assert list(points.y) == pytest.approx([1e6 * layer.measured_s for layer in layers])
 
 
 def test_nothing_built_is_an_empty_figure_that_says_so(search: JointSearch) -> None:

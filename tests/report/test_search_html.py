@@ -133,6 +133,16 @@ def test_products_show_what_was_measured_and_by_what(source: str, search: JointS
     assert f" measuredby {found.finalist.energy_source}" in rows[0][7]
 
 
+def test_products_show_their_layers_and_how_much_was_known_of_them(source: str, search: JointSearch) -> None:
+    page = Page(source)
+    assert "3 of 4 kernels were measured, 87.50 % of it" in page.text
+    assert "time between inputs" in page.text
+    layers = [r for r in page.rows if len(r) == 3 and r[0].startswith("conv0<script>")]
+    products = [p.finalist for target in search.targets for p in target.points if p.finalist is not None]
+    assert len(layers) == len(products)
+    assert "Latency of each layer of the products." in page.text
+
+
 def test_budgets_and_shadow_prices(source: str, search: JointSearch) -> None:
     page = Page(source)
     impossible = next(r for r in page.rows if r[0] == "weights ≤ 10 B")

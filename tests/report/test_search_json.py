@@ -41,6 +41,8 @@ def test_every_point_says_where_its_numbers_come_from(search: JointSearch, tmp_p
             known = point["finalist"]["provenance"]
             assert known["latency"] == known["energy_j"] == "measured"
             assert known["predicted_latency_s"] == "calibrated"
+            for layer in point["finalist"]["layers"]:
+                assert layer["provenance"] == {"predicted_s": "calibrated", "measured_s": "measured"}
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])

@@ -10,11 +10,19 @@ from tvm.tirx.script.builder import ir as build
 from codesign.backend.kernels import amx_instructions as amx
 from codesign.backend.kernels.amx_input import AmxInput, copy_size, looks_at_single_pixels, padded, rounded
 from codesign.backend.kernels.amx_shares import Share, parts, shares
-from codesign.backend.kernels.amx_tiles import AmxTiles, amx_tiles, packed_rows, shape_in_bytes
+from codesign.backend.kernels.amx_tiles import (
+    AmxTiles,
+    SumBlocks,
+    amx_tiles,
+    packed_rows,
+    shape_in_bytes,
+    worth_threads,
+)
 from codesign.backend.kernels.bfloat16 import ELEMENT_BYTES
 from codesign.backend.kernels.epilogue import FACTORS, ZEROS, FloatEpilogue, IntegerEpilogue
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.packing import INNER, LANES, PLANES, neighbours
+from codesign.backend.kernels.parameters import AmxTiling
 
 BFLOAT16_BITS = 16
 Expression = Any
@@ -53,8 +61,57 @@ class _Kernel:
     out: Buffer
 
 
+@dataclass(frozen=True)
+class _Weights:
+    """Weights in the order in which tiles load them, from a block of channels on."""
+
+    kernel: _Kernel
+    memory: Buffer
+    first_block: Expression
+
+    def at(self, block: Expression, tap: Expression, row: Expression) -> Expression:
+        """First element of a row of weights."""
+        if self.kernel.bits >= 8:
+            return self.memory[block, tap, row, 0]
+        before = ((block - self.first_block) * self.kernel.shape.kernel[0] + tap) * self.kernel.tiles.sums.weight_rows
+        return self.memory[(before + row) * LANES * INNER]
+
+
+def amx_tiling(shape: ConvolutionShape, threads: int) -> AmxTiling:
+    """What the rules choose for a convolution on AMX tiles.
+
+    Args:
+        shape: Loop bounds.
+        threads: Threads to schedule for.
+
+    Returns:
+        The loops.
+    """
+    used = threads if worth_threads(shape) else 1
+    share = shares(shape, used)
+    tiles = amx_tiles(replace(shape, out_channels=share.blocks * LANES), share.rows, share.columns)
+    return AmxTiling(tiles.pixels, tiles.channels, tiles.pixels_outside, used, share.blocks < shape.blocks)
+
+
+def bfloat16_tiling(shape: ConvolutionShape, threads: int) -> AmxTiling:
+    """What the rules choose for a convolution in float32 whose products are of bfloat16.
+
+    Args:
+        shape: Loop bounds.
+        threads: Threads to schedule for.
+
+    Returns:
+        The loops.
+    """
+    used = threads if worth_threads(shape) else 1
+    share = shares(shape, used)
+    part = parts(shape, share)
+    tiles = amx_tiles(replace(shape_in_bytes(shape), out_channels=share.blocks * LANES), part.rows, part.columns)
+    return AmxTiling(tiles.pixels, tiles.channels, tiles.pixels_outside, used, share.blocks < shape.blocks)
+
+
 def amx_convolution(
-    shape: ConvolutionShape, bits: int, epilogue: IntegerEpilogue, threads: int, asks: bool
+    shape: ConvolutionShape, bits: int, epilogue: IntegerEpilogue, tiling: AmxTiling, asks: bool
 ) -> tirx.PrimFunc:
     """Kernel `(x, weight, bias, scale, zeros, factors, residual?, out)` as `integer_convolution`.
 
@@ -62,17 +119,17 @@ def amx_convolution(
     `[C_out/16, KH R / S, 8 bits S]` uint8 (packing.py), with S of `packed_rows`.
 
     Args:
-        shape: Loop bounds; one group, no horizontal dilation.
+        shape: Loop bounds; not depthwise, no horizontal dilation.
         bits: Width of the weights.
         epilogue: What follows the sum.
-        threads: Threads to share the work among; 1 for a serial kernel.
+        tiling: Which loops.
         asks: Whether the kernel asks for permission to use AMX, as the first one of a network must.
 
     Returns:
         The function.
     """
-    share = shares(shape, threads)
-    tiles = amx_tiles(replace(shape, out_channels=share.blocks * LANES), share.rows, share.columns)
+    share = shares(shape, tiling.threads, tiling.shares_channels)
+    tiles = _tiles(shape, share, tiling)
     out_shape = (1, shape.out_height, shape.out_width, shape.out_channels)
     stored: tuple[int, ...] = (shape.blocks, shape.kernel[0], tiles.sums.weight_rows, LANES * INNER)
     if bits < 8:
@@ -80,7 +137,7 @@ def amx_convolution(
         stored = (shape.blocks, stored[1] * stored[2] // rows, LANES * INNER * rows * bits // 8)
     with IRBuilder() as builder, build.prim_func(s_tir=True):
         build.func_name("main")
-        build.func_attr({"tirx.noalias": True})
+        build.func_attr({"tirx.noalias": True, amx.WHOLE_LINES: True})
         x = build.arg("x", build.buffer((1, shape.height, shape.width, shape.in_channels), "uint8"))
         weight = build.arg("weight", build.buffer(stored, "int8" if bits == 8 else "uint8"))
         bias = build.arg("bias", build.buffer((shape.out_channels,), "int32"))
@@ -95,7 +152,9 @@ def amx_convolution(
     return builder.get()
 
 
-def bfloat16_convolution(shape: ConvolutionShape, epilogue: FloatEpilogue, threads: int, asks: bool) -> tirx.PrimFunc:
+def bfloat16_convolution(
+    shape: ConvolutionShape, epilogue: FloatEpilogue, tiling: AmxTiling, asks: bool
+) -> tirx.PrimFunc:
     """Kernel `(x, weight, bias, residual?, out)` as `float_convolution`, its products rounded to bfloat16.
 
     Each operand is rounded to nearest even, with denormals as zeros; products are exact, and sums are float32 in the
@@ -105,21 +164,21 @@ def bfloat16_convolution(shape: ConvolutionShape, epilogue: FloatEpilogue, threa
     Args:
         shape: Loop bounds that `bfloat16_applies` to.
         epilogue: What follows the sum.
-        threads: Threads to share the work among; 1 for a serial kernel.
+        tiling: Which loops.
         asks: Whether the kernel asks for permission to use AMX, as the first one of a network must.
 
     Returns:
         The function.
     """
     in_bytes = shape_in_bytes(shape)
-    share = shares(shape, threads)
+    share = shares(shape, tiling.threads, tiling.shares_channels)
     part = parts(shape, share)
-    tiles = amx_tiles(replace(in_bytes, out_channels=share.blocks * LANES), part.rows, part.columns)
+    tiles = _tiles(in_bytes, part, tiling)
     out_shape = (1, shape.out_height, shape.out_width, shape.out_channels)
     stored = (shape.blocks, shape.kernel[0], tiles.sums.weight_rows, LANES * INNER // ELEMENT_BYTES)
     with IRBuilder() as builder, build.prim_func(s_tir=True):
         build.func_name("main")
-        build.func_attr({"tirx.noalias": True})
+        build.func_attr({"tirx.noalias": True, amx.WHOLE_LINES: True})
         x = build.arg("x", build.buffer((1, shape.height, shape.width, shape.in_channels), "float32"))
         weight = build.arg("weight", build.buffer(stored, "uint16"))
         bias = build.arg("bias", build.buffer((shape.out_channels,), "float32"))
@@ -128,6 +187,12 @@ def bfloat16_convolution(shape: ConvolutionShape, epilogue: FloatEpilogue, threa
         arguments = (x, weight, bias, None, None, None, residual, out)
         _body(_Kernel(in_bytes, shape, tiles, share, part, epilogue, BFLOAT16_BITS, *arguments), asks)
     return builder.get()
+
+
+def _tiles(shape: ConvolutionShape, part: Share, tiling: AmxTiling) -> AmxTiles:
+    """Tiles of a part of the output, with given loops."""
+    tiles = amx_tiles(replace(shape, out_channels=part.blocks * LANES), part.rows, part.columns)
+    return replace(tiles, pixels=tiling.pixels, channels=tiling.channels, pixels_outside=tiling.pixels_outside)
 
 
 def _body(kernel: _Kernel, asks: bool) -> None:
@@ -168,23 +233,19 @@ def _one_share(kernel: _Kernel, first: tuple[Expression, Expression, Expression]
             copy = padded(shape, part.rows, kernel.x, kernel.zeros[0].astype("uint8"), first[0] * shape.stride[0])
         sum_type = "float32" if kernel.bits == BFLOAT16_BITS else "int32"
         sums = build.sblock_alloc_buffer((tiles.pixels, tiles.rows, tiles.channels * LANES), sum_type)
-        weight = kernel.weight
-        if kernel.bits < 8:
-            weight = _unpacked(kernel, first[2])
         if part.count == 1:
-            _one_part(kernel, copy, weight, sums, first)
+            _one_part(kernel, copy, sums, first)
         else:
             with build.serial(0, part.count) as number:
                 row = first[0] + te.min(number * part.rows, share.rows - part.rows)
                 column = first[1] + te.min(number * part.columns, share.columns - part.columns)
-                _one_part(kernel, copy, weight, sums, (row, column, first[2]))
+                _one_part(kernel, copy, sums, (row, column, first[2]))
         amx.release()
 
 
 def _one_part(
     kernel: _Kernel,
     copy: Buffer,
-    weight: Buffer,
     sums: Buffer,
     first: tuple[Expression, Expression, Expression],
 ) -> None:
@@ -192,10 +253,15 @@ def _one_part(
     tiles, part = kernel.tiles, kernel.part
     source = _source(kernel, copy, first)
     groups, steps = part.blocks // tiles.channels, -(-part.rows * tiles.in_row // tiles.pixels)
-    outer, inner = (steps, groups) if tiles.pixels_outside else (groups, steps)
-    with build.serial(0, outer) as a, build.serial(0, inner) as b:
-        step, group = (a, b) if tiles.pixels_outside else (b, a)
-        _one_group(kernel, source, weight, sums, first, step, group)
+    if tiles.pixels_outside:
+        weight = _weights(kernel, first[2], part.blocks)
+        with build.serial(0, steps) as step, build.serial(0, groups) as group:
+            _one_group(kernel, source, weight, sums, first, step, group * tiles.channels)
+    else:
+        with build.serial(0, groups) as group:
+            weight = _weights(kernel, first[2] + group * tiles.channels, tiles.channels)
+            with build.serial(0, steps) as step:
+                _one_group(kernel, source, weight, sums, first, step, group * tiles.channels)
 
 
 def _source(kernel: _Kernel, copy: Buffer, first: tuple[Expression, Expression, Expression]) -> AmxInput:
@@ -214,22 +280,22 @@ def _source(kernel: _Kernel, copy: Buffer, first: tuple[Expression, Expression, 
 def _one_group(
     kernel: _Kernel,
     source: AmxInput,
-    weight: Buffer,
+    weight: _Weights,
     sums: Buffer,
     first: tuple[Expression, Expression, Expression],
     step: Expression,
-    group: Expression,
+    block: Expression,
 ) -> None:
-    """Computes the tiles that are summed side by side."""
+    """Computes the tiles that are summed side by side; their channels start some blocks after the share's first."""
     tiles, part, stride = kernel.tiles, kernel.part, source.stride
-    count, block = part.rows * tiles.in_row, group * tiles.channels
+    count = part.rows * tiles.in_row
     places = []
     for pixel in range(tiles.pixels):
         number = te.min(step * tiles.pixels, count - tiles.pixels) + pixel
         column = te.min(number % tiles.in_row * tiles.rows, part.columns - tiles.rows)
         places.append((number // tiles.in_row, column))
     corners = [(source.top + row * stride[0], source.left + column * stride[1]) for row, column in places]
-    _sum(kernel, source, corners, weight, (first[2], block), sums)
+    _sum(kernel, source, corners, weight, first[2] + block, sums)
     for pixel, (row, column) in enumerate(places):
         _finish(kernel, sums, pixel, (first[0] + row, first[1] + column), first[2] + block)
 
@@ -238,21 +304,19 @@ def _sum(
     kernel: _Kernel,
     source: AmxInput,
     corners: list[tuple[Expression, Expression]],
-    weight: Buffer,
-    blocks: tuple[Expression, Expression],
+    weight: _Weights,
+    block: Expression,
     sums: Buffer,
 ) -> None:
-    """Sums a group of tiles, biases included, and stores it; its channels start some blocks after the share's first."""
+    """Sums a group of tiles, biases included, and stores it; its channels start at a block of the layer."""
     shape, tiles = kernel.shape, kernel.tiles
-    block = blocks[0] + blocks[1]
     pixel_stride = source.stride[1] * shape.in_channels
     multiply = amx.multiply_bfloat16 if kernel.bits == BFLOAT16_BITS else amx.multiply
     numbers = [(p, c) for p in range(tiles.pixels) for c in range(tiles.channels)]
     for number, (_, c) in enumerate(numbers):  # a stride of 0 repeats the channels' biases in all rows
         amx.load(number, kernel.bias[(block + c) * LANES], 0)
-    with build.serial(0, shape.kernel[0]) as tap, build.serial(0, len(tiles.sums.starts)) as part:
-        last = shape.kernel[1] * shape.in_channels - tiles.sums.depth
-        start = te.min(part * tiles.sums.depth, last)
+    with build.serial(0, shape.kernel[0]) as tap, build.serial(0, tiles.sums.steps) as part:
+        start = _start(shape, tiles.sums, part, block)
         row_of = [corner[0] + tap * shape.dilation[0] for corner in corners]
         for p in range(tiles.pixels):
             if source.width:
@@ -264,15 +328,21 @@ def _sum(
             for c in range(tiles.channels):
                 if p == 0 or tiles.channels > 2:
                     row = part * (tiles.sums.depth // INNER)
-                    if kernel.bits >= 8:
-                        weights = weight[block + c, tap, row, 0]
-                    else:
-                        before = ((blocks[1] + c) * shape.kernel[0] + tap) * tiles.sums.weight_rows
-                        weights = weight[(before + row) * LANES * INNER]
-                    amx.load(amx.FIRST_WEIGHT + c % 2, weights, LANES * INNER)
+                    amx.load(amx.FIRST_WEIGHT + c % 2, weight.at(block + c, tap, row), LANES * INNER)
                 multiply(p * tiles.channels + c, amx.FIRST_INPUT + p % 2, amx.FIRST_WEIGHT + c % 2)
     for number, (p, c) in enumerate(numbers):
         amx.store(number, sums[p, 0, c * LANES], tiles.channels * LANES * 4)
+
+
+def _start(shape: ConvolutionShape, sums: SumBlocks, part: Expression, block: Expression) -> Expression:
+    """Where a block of the sum starts, in bytes from the first one of a kernel row."""
+    last = sums.starts[-1]
+    if shape.groups == 1:
+        return te.min(part * sums.depth, last)
+    count = len(sums.starts)
+    column = part // count * shape.in_channels + te.min(part % count * sums.depth, last)
+    unused = shape.in_channels - shape.reduction_channels
+    return column + te.min(block * LANES // shape.group_out * shape.group_in, unused)
 
 
 def _finish(kernel: _Kernel, sums: Buffer, pixel: int, place: tuple[Expression, Expression], block: Expression) -> None:
@@ -294,14 +364,21 @@ def _finish(kernel: _Kernel, sums: Buffer, pixel: int, place: tuple[Expression, 
                 build.buffer_store(kernel.out, value, index)
 
 
-def _unpacked(kernel: _Kernel, first_block: Expression) -> Buffer:
-    """Expands the weights of a share."""
-    shape, bits, blocks = kernel.shape, kernel.bits, kernel.share.blocks
+def _weights(kernel: _Kernel, first: Expression, count: int) -> _Weights:
+    """The weights of some blocks of channels, expanded to bytes where they are narrower."""
+    if kernel.bits >= 8:
+        return _Weights(kernel, kernel.weight, 0)
+    return _Weights(kernel, _unpacked(kernel, first, count), first)
+
+
+def _unpacked(kernel: _Kernel, first_block: Expression, blocks: int) -> Buffer:
+    """Expands the weights of some blocks of channels."""
+    shape, bits = kernel.shape, kernel.bits
     together = packed_rows(shape, bits)
     lanes = together * LANES * INNER
     near = neighbours(lanes, bits)
     groups = shape.kernel[0] * kernel.tiles.sums.weight_rows // together
-    unpacked = build.sblock_alloc_buffer((blocks * groups * lanes,), "int8")  # one axis, as `_padded` has
+    unpacked = build.sblock_alloc_buffer((blocks * groups * lanes,), "int8")  # one axis, as `padded` has
     with build.serial(0, blocks) as block, build.serial(0, groups) as group:
         for start in range(0, lanes, near):
             with build.vectorized(0, near) as lane:

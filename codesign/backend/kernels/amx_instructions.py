@@ -13,6 +13,8 @@ FIRST_INPUT, FIRST_WEIGHT = 4, 6
 """Tiles 0 to 3 hold sums, 4 and 5 pixels, 6 and 7 weights."""
 SYSCALL_ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18
 """Linux on x86-64: `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`."""
+WHOLE_LINES = "codesign.whole_lines"
+"""Attribute of kernels whose memory must start at a cache line: a tile's row that lies across two is loaded twice."""
 NO_AMX = "this library needs AMX, which this processor or operating system does not have; compile for this machine"
 
 Expression = Any

@@ -29,7 +29,7 @@ class Share:
     blocks: int
 
 
-def shares(shape: ConvolutionShape, threads: int) -> Share:
+def shares(shape: ConvolutionShape, threads: int, by_channels: bool | None = None) -> Share:
     """Divides the outputs among threads.
 
     By blocks of channels where weights are larger than the input, so that each thread reads its part of them; by rows
@@ -38,12 +38,14 @@ def shares(shape: ConvolutionShape, threads: int) -> Share:
     Args:
         shape: The convolution.
         threads: Threads; 1 for a serial kernel.
+        by_channels: Whether by blocks of channels, where threads divide them; None for the rule.
 
     Returns:
         Equal shares.
     """
     height, width, blocks = shape.out_height, shape.out_width, shape.blocks
-    if threads > 1 and blocks % threads == 0 and has_more_weights_than_inputs(shape):
+    by_channels = has_more_weights_than_inputs(shape) if by_channels is None else by_channels
+    if threads > 1 and blocks % threads == 0 and by_channels:
         return Share(threads, height, width, blocks // threads)
     if height > 1:
         rows = -(-height // threads)

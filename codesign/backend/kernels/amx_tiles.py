@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from codesign.backend.kernels.bfloat16 import ELEMENT_BYTES, HALF_VECTOR, to_bfloat16
 from codesign.backend.kernels.geometry import ConvolutionShape
-from codesign.backend.kernels.packing import INNER, LANES, PLANES, block_weights
+from codesign.backend.kernels.packing import INNER, LANES, block_weights, packed_steps
 
 TILE_ROWS = 16
 TILE_BYTES = 64
@@ -27,6 +27,18 @@ LEAST_DEPTH = 16
 """Bytes of a kernel row below which tiles are nearly empty: 3x3 over the 3 channels of an image is no faster."""
 
 
+def amx_possible(shape: ConvolutionShape) -> bool:
+    """Whether tiles can compute a convolution, and are not nearly empty.
+
+    Args:
+        shape: The convolution.
+
+    Returns:
+        False for depthwise layers, horizontal dilation, and sums of a few bytes.
+    """
+    return not shape.is_depthwise and shape.dilation[1] == 1 and run_bytes(shape) >= LEAST_DEPTH
+
+
 def amx_applies(shape: ConvolutionShape) -> bool:
     """Whether tiles compute a convolution faster than VNNI, as measured (docs/benchmarks.md).
 
@@ -34,10 +46,9 @@ def amx_applies(shape: ConvolutionShape) -> bool:
         shape: The convolution.
 
     Returns:
-        False for several groups, horizontal dilation, sums of a few bytes, and little work.
+        False for depthwise layers, horizontal dilation, sums of a few bytes, and little work.
     """
-    possible = shape.groups == 1 and shape.dilation[1] == 1 and run_bytes(shape) >= LEAST_DEPTH
-    return possible and shape.macs >= MINIMUM_AMX_MACS
+    return amx_possible(shape) and shape.macs >= MINIMUM_AMX_MACS
 
 
 def shape_in_bytes(shape: ConvolutionShape) -> ConvolutionShape:
@@ -112,22 +123,30 @@ def has_more_weights_than_inputs(shape: ConvolutionShape) -> bool:
 class SumBlocks:
     """How the sum of one output is cut.
 
-    It runs over kernel rows; in each, over the `KW C` bytes of neighbouring pixels, which lie one after the
-    other (no im2col), in blocks of equal size. A block that would reach beyond the end starts earlier instead, and its
-    weights for bytes that another block holds are zero, so that nothing beyond an image is ever read.
+    It goes over kernel rows; in each, over the `KW C` bytes of neighbouring pixels, which lie one after the
+    other (no im2col), in blocks of equal size. With groups, every column of the kernel has a run of bytes of its own. A
+    block that would reach beyond the end of its run starts earlier instead, and its weights for bytes that another
+    block holds are zero, so that nothing beyond an image is ever read.
 
     Attributes:
         depth: Bytes of a block, a multiple of 4, at most 64.
-        starts: Where the blocks start in the bytes of one kernel row.
+        starts: Where the blocks start in a run of bytes.
+        runs: Runs of bytes in one kernel row.
     """
 
     depth: int
     starts: tuple[int, ...]
+    runs: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Blocks of one kernel row."""
+        return self.runs * len(self.starts)
 
     @property
     def weight_rows(self) -> int:
         """Rows of 16 x 4 weights for one kernel row."""
-        return len(self.starts) * self.depth // INNER
+        return self.steps * self.depth // INNER
 
 
 @dataclass(frozen=True)
@@ -170,31 +189,31 @@ def amx_tiles(shape: ConvolutionShape, height: int, width: int) -> AmxTiles:
     best, best_cost = (1, 1), float("inf")
     for pixels in range(1, min(ACCUMULATORS, tiles) + 1):
         for channels in range(1, ACCUMULATORS // pixels + 1):
-            if shape.blocks % channels:
+            if shape.blocks % channels or shape.alike_blocks % channels:
                 continue
             loads = (pixels * rows + channels * sums.depth // INNER) / 2  # two cache lines a cycle
             cycles = max(pixels * channels * rows, loads) + loads / 4
             cost = cycles * -(-tiles // pixels) * (shape.blocks // channels)
             if cost < best_cost:
                 best, best_cost = (pixels, channels), cost
-    pixels_outside = shape.blocks * LANES * shape.kernel[0] * run_bytes(shape) <= CACHED_WEIGHT_BYTES
+    pixels_outside = shape.blocks * LANES * shape.kernel[0] * sums.runs * run_bytes(shape) <= CACHED_WEIGHT_BYTES
     return AmxTiles(rows, in_row, *best, pixels_outside, sums)
 
 
 def run_bytes(shape: ConvolutionShape) -> int:
-    """Bytes of one kernel row that an output sums over.
+    """Neighbouring bytes that an output sums over.
 
     Args:
         shape: The convolution.
 
     Returns:
-        Columns of the kernel times input channels.
+        Columns of the kernel times input channels; with groups, the channels of a block's groups in one column.
     """
-    return shape.kernel[1] * shape.in_channels
+    return shape.kernel[1] * shape.in_channels if shape.groups == 1 else shape.reduction_channels
 
 
 def sum_blocks(shape: ConvolutionShape) -> SumBlocks:
-    """Cuts the bytes of one kernel row into the fewest blocks.
+    """Cuts each run of bytes into the fewest blocks.
 
     Args:
         shape: The convolution; its input channels are a multiple of 4.
@@ -203,27 +222,24 @@ def sum_blocks(shape: ConvolutionShape) -> SumBlocks:
         The blocks.
     """
     run = run_bytes(shape)
-    count = -(-run // TILE_BYTES)
+    runs, count = 1 if shape.groups == 1 else shape.kernel[1], -(-run // TILE_BYTES)
     if run % (count * INNER) == 0:
         depth = run // count
-        return SumBlocks(depth, tuple(i * depth for i in range(count)))
-    return SumBlocks(TILE_BYTES, tuple(min(i * TILE_BYTES, run - TILE_BYTES) for i in range(count)))
+        return SumBlocks(depth, tuple(i * depth for i in range(count)), runs)
+    return SumBlocks(TILE_BYTES, tuple(min(i * TILE_BYTES, run - TILE_BYTES) for i in range(count)), runs)
 
 
 def packed_rows(shape: ConvolutionShape, bits: int) -> int:
-    """Rows of weights that are packed together, so that one shift and mask yields as much of a vector as can be.
+    """Rows of weights that are packed together.
 
     Args:
         shape: The convolution.
         bits: Width of the weights, below 8.
 
     Returns:
-        A power of two that divides the rows of a block of channels.
+        As `packed_steps`.
     """
-    rows, together = shape.kernel[0] * sum_blocks(shape).weight_rows, 8 // min(PLANES[bits])
-    while rows % together:
-        together //= 2
-    return together
+    return packed_steps(shape.kernel[0] * sum_blocks(shape).weight_rows, bits)
 
 
 def amx_weights(blocks: NDArray[np.int8], sums: SumBlocks) -> NDArray[np.int8]:
@@ -236,16 +252,16 @@ def amx_weights(blocks: NDArray[np.int8], sums: SumBlocks) -> NDArray[np.int8]:
     Returns:
         `[C_out/16, KH, weight_rows, 64]`; rows that an earlier block holds too are zero.
     """
-    by_row = blocks.reshape(*blocks.shape[:2], -1, LANES * INNER)
-    result = np.zeros((*by_row.shape[:2], sums.weight_rows, LANES * INNER), np.int8)
+    by_run = blocks.reshape(*blocks.shape[:2], sums.runs, -1, LANES * INNER)
     size, done = sums.depth // INNER, 0
+    result = np.zeros((*by_run.shape[:3], len(sums.starts) * size, LANES * INNER), np.int8)
     for number, start in enumerate(sums.starts):
         first = start // INNER
         fresh = slice(max(first, done), first + size)
         offset = number * size - first
-        result[:, :, fresh.start + offset : fresh.stop + offset] = by_row[:, :, fresh]
+        result[..., fresh.start + offset : fresh.stop + offset, :] = by_run[..., fresh, :]
         done = first + size
-    return result
+    return result.reshape(*blocks.shape[:2], sums.weight_rows, LANES * INNER)
 
 
 def bfloat16_weights(weight: NDArray[np.float32], shape: ConvolutionShape) -> NDArray[np.uint16]:

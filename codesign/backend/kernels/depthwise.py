@@ -17,6 +17,7 @@ from tvm.tirx.script.builder import ir as build
 from codesign.backend.kernels.epilogue import FloatEpilogue
 from codesign.backend.kernels.geometry import MINIMUM_PARALLEL_MACS, ConvolutionShape
 from codesign.backend.kernels.packing import LANES, block_weights
+from codesign.backend.kernels.parameters import DepthwiseTiling
 from codesign.backend.kernels.window_parts import window_parts
 
 MOST_PRODUCTS = 750
@@ -40,8 +41,36 @@ def depthwise_applies(shape: ConvolutionShape) -> bool:
     """
     if shape.groups == 1 or not shape.group_in == shape.group_out == 1 or shape.in_channels != shape.out_channels:
         return False
-    columns = sum(min(part.count, 2 * PIXELS - 1) for part in window_parts(shape, 1))
-    return columns * shape.kernel[1] * BLOCKS <= MOST_PRODUCTS
+    return products_named(shape, PIXELS, BLOCKS) <= MOST_PRODUCTS
+
+
+def products_named(shape: ConvolutionShape, pixels: int, blocks: int) -> int:
+    """Products that the code of a kernel names.
+
+    Args:
+        shape: Loop bounds.
+        pixels: Pixels that are computed side by side.
+        blocks: Vectors of channels that are computed side by side.
+
+    Returns:
+        Their number.
+    """
+    columns = sum(min(part.count, 2 * pixels - 1) for part in window_parts(shape, 1))
+    return columns * shape.kernel[1] * blocks
+
+
+def depthwise_tiling(shape: ConvolutionShape, threads: int) -> DepthwiseTiling:
+    """What the rules choose.
+
+    Args:
+        shape: Loop bounds.
+        threads: Threads to schedule for.
+
+    Returns:
+        The loops.
+    """
+    shared = threads > 1 and shape.out_height >= threads and shape.macs >= MINIMUM_PARALLEL_MACS
+    return DepthwiseTiling(PIXELS, BLOCKS, threads if shared else 1)
 
 
 def depthwise_weights(values: NDArray[Any]) -> NDArray[Any]:
@@ -61,6 +90,7 @@ class _Kernel:
     """What the parts of the kernel below share."""
 
     shape: ConvolutionShape
+    tiling: DepthwiseTiling
     epilogue: FloatEpilogue
     x: Buffer
     weight: Buffer
@@ -93,13 +123,13 @@ class _Group:
         return [(pixel, block) for pixel in range(len(self.columns)) for block in range(self.blocks)]
 
 
-def float_depthwise(shape: ConvolutionShape, epilogue: FloatEpilogue, threads: int) -> tirx.PrimFunc:
+def float_depthwise(shape: ConvolutionShape, epilogue: FloatEpilogue, tiling: DepthwiseTiling) -> tirx.PrimFunc:
     """Kernel `(x [1, H, W, C], weight [C/16, KH KW, 16], bias [C], residual?, out)` in float32.
 
     Args:
         shape: Loop bounds.
         epilogue: What follows the sum.
-        threads: Threads to share the rows among.
+        tiling: Which loops.
 
     Returns:
         The function.
@@ -116,30 +146,30 @@ def float_depthwise(shape: ConvolutionShape, epilogue: FloatEpilogue, threads: i
         with build.sblock("root"):
             build.reads([])
             build.writes([])
-            _all_rows(_Kernel(shape, epilogue, x, weight, bias, residual, out), threads)
+            _all_rows(_Kernel(shape, tiling, epilogue, x, weight, bias, residual, out))
     return builder.get()
 
 
-def _all_rows(kernel: _Kernel, threads: int) -> None:
-    shape = kernel.shape
-    shared = threads > 1 and shape.out_height >= threads and shape.macs >= MINIMUM_PARALLEL_MACS
-    whole, rest = divmod(shape.blocks, BLOCKS)
-    with (build.parallel if shared else build.serial)(0, shape.out_height) as row:
+def _all_rows(kernel: _Kernel) -> None:
+    shape, blocks = kernel.shape, kernel.tiling.blocks
+    whole, rest = divmod(shape.blocks, blocks)
+    with (build.parallel if kernel.tiling.threads > 1 else build.serial)(0, shape.out_height) as row:
         with build.serial(0, whole) as number:
-            _one_row(kernel, row, number * BLOCKS, BLOCKS)
+            _one_row(kernel, row, number * blocks, blocks)
         if rest:
-            _one_row(kernel, row, whole * BLOCKS, rest)
+            _one_row(kernel, row, whole * blocks, rest)
 
 
 def _one_row(kernel: _Kernel, row: Expression, block: Expression, blocks: int) -> None:
+    pixels = kernel.tiling.pixels
     for part in window_parts(kernel.shape, 1):
-        whole, rest = divmod(part.count, PIXELS)
+        whole, rest = divmod(part.count, pixels)
         if whole:
             with build.serial(0, whole) as tile:
-                columns = [part.first + tile * PIXELS + i for i in range(PIXELS)]
+                columns = [part.first + tile * pixels + i for i in range(pixels)]
                 _one_group(kernel, _Group(row, columns, part.taps, block, blocks))
         if rest:
-            columns = [part.first + whole * PIXELS + i for i in range(rest)]
+            columns = [part.first + whole * pixels + i for i in range(rest)]
             _one_group(kernel, _Group(row, columns, part.taps, block, blocks))
 
 

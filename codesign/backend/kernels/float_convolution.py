@@ -4,21 +4,18 @@ from tvm import te, tirx
 
 from codesign.backend.kernels.epilogue import FloatEpilogue
 from codesign.backend.kernels.geometry import ConvolutionShape
-from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.packing import LANES
+from codesign.backend.kernels.parameters import VectorTiling
 from codesign.backend.kernels.schedule import Stages, input_channel, padded_input, schedule_convolution
 
 
-def float_convolution(
-    shape: ConvolutionShape, epilogue: FloatEpilogue, isa: InstructionSet, threads: int
-) -> tirx.PrimFunc:
+def float_convolution(shape: ConvolutionShape, epilogue: FloatEpilogue, tiling: VectorTiling) -> tirx.PrimFunc:
     """Kernel `(x [1, H, W, C], weight [C_out/16, KH, KW, C_in/groups, 16], bias [C_out], residual?, out)`.
 
     Args:
         shape: Loop bounds.
         epilogue: What follows the sum.
-        isa: The processor.
-        threads: Threads to schedule for.
+        tiling: Which loops.
 
     Returns:
         The scheduled function.
@@ -42,9 +39,9 @@ def float_convolution(
     total = te.compute(out_shape, product, "accumulated")
 
     def finish(n: tirx.Expr, h: tirx.Expr, w: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
-        return epilogue.apply(total[n, h, w, c] + bias[c], None if residual is None else residual[n, h, w, c])
+        return epilogue.apply(total[n, h, w, c], None if residual is None else residual[n, h, w, c])
 
     out = te.compute(out_shape, finish, "out")
     arguments = [x, weight, bias] + ([residual] if residual is not None else []) + [out]
     function = te.create_prim_func(arguments)
-    return schedule_convolution(function, shape, Stages(padded=shape.is_padded), isa, threads)
+    return schedule_convolution(function, shape, Stages(padded=shape.is_padded), tiling)

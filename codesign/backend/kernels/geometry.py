@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from codesign.backend.kernels.packing import LANES
+from codesign.backend.kernels.packing import INNER, LANES, round_up
 
 MINIMUM_PARALLEL_MACS = 400_000
 """Below this a kernel is serial: waking threads costs more than they save."""
@@ -75,15 +75,52 @@ class ConvolutionShape:
         return self.out_channels // LANES
 
     @property
+    def is_depthwise(self) -> bool:
+        """Whether every channel is a group by itself."""
+        return self.groups > 1 and self.group_in == self.group_out == 1
+
+    @cached_property
     def reduction_channels(self) -> int:
-        """Input channels that one output sums over, as stored."""
-        return self.in_channels if self.groups == 1 else self.group_in
+        """Input channels that a kernel sums over for each output, some of which may have weights of zero.
+
+        Channels that are only stored are left out, up to a multiple of 4. With groups these are the channels of all
+        groups that a block of 16 outputs belongs to, so that every lane of a vector reads the same ones.
+        """
+        if self.is_depthwise:
+            return 1
+        if self.groups == 1:
+            return min(self.in_channels, round_up(self.group_in or self.in_channels, INNER))
+        outputs, widest = self.groups * self.group_out, 1
+        for first in range(0, outputs, LANES):
+            last = min(first + LANES, outputs) - 1
+            widest = max(widest, last // self.group_out - first // self.group_out + 1)
+        return min(self.in_channels, round_up(widest * self.group_in, INNER))
+
+    def first_channel(self, block: int) -> int:
+        """First input channel that a block of 16 outputs sums over.
+
+        Args:
+            block: Number of the block.
+
+        Returns:
+            Index of a stored channel.
+        """
+        if self.groups == 1:
+            return 0
+        return min(block * LANES // self.group_out * self.group_in, self.in_channels - self.reduction_channels)
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates, padded channels included."""
         spatial = self.out_height * self.out_width * self.kernel[0] * self.kernel[1]
         return spatial * self.out_channels * self.reduction_channels
+
+    @cached_property
+    def alike_blocks(self) -> int:
+        """Neighbouring blocks of 16 outputs that sum over the same input channels."""
+        if self.groups == 1 or self.in_channels == self.reduction_channels:
+            return self.blocks
+        return max(1, self.group_out // LANES) if self.group_out % LANES == 0 else 1
 
     def flattened(self) -> "ConvolutionShape":
         """The same work with all pixels in one row, where the kernel looks at one pixel at a time."""
@@ -126,13 +163,10 @@ def choose_tile(shape: ConvolutionShape, registers: int) -> Tile:
     Returns:
         The tile; its sides divide the output.
     """
-    same_group = shape.blocks
-    if shape.groups > 1:
-        same_group = max(1, shape.group_out // LANES) if shape.group_out % LANES == 0 else 1
     steps = shape.kernel[0] * shape.kernel[1] * shape.reduction_channels
     streaming = 0.5 if steps * LANES > CACHED_WEIGHTS else 0.0
     best, best_cost = Tile(1, 1), float("inf")
-    for blocks in _divisors(same_group):
+    for blocks in _divisors(shape.alike_blocks):
         for columns in _divisors(shape.out_width):
             sums = blocks * columns
             if sums > 1 and (sums + blocks + 1 > registers or blocks > MAXIMUM_CHANNEL_TILE):
@@ -144,20 +178,39 @@ def choose_tile(shape: ConvolutionShape, registers: int) -> Tile:
     return best
 
 
-def row_chunks(shape: ConvolutionShape, tile: Tile, threads: int) -> int:
+def is_shared(shape: ConvolutionShape, threads: int) -> bool:
+    """Whether several threads compute a kernel.
+
+    Args:
+        shape: The convolution.
+        threads: Threads.
+
+    Returns:
+        False if it is too small.
+    """
+    return threads > 1 and shape.macs >= MINIMUM_PARALLEL_MACS
+
+
+def row_chunks(shape: ConvolutionShape, tile: Tile, threads: int, unpacks: bool = False) -> int:
     """Into how many chunks the outputs' rows (columns, if there is one row) are split, one launch for all.
+
+    Where a kernel of one row is padded, every row is a chunk, so that it is read while its copy is in the first-level
+    cache, unless weights would be expanded again for every chunk.
 
     Args:
         shape: The convolution.
         tile: Its tile.
         threads: Threads.
+        unpacks: Whether the kernel expands weights below 8 bits.
 
     Returns:
         1 if the kernel is too small or cannot be split evenly.
     """
-    if threads == 1 or shape.macs < MINIMUM_PARALLEL_MACS:
-        return 1
     rows = shape.out_height if shape.out_height > 1 else shape.out_width // tile.columns
+    if shape.is_padded and shape.kernel[0] == 1 and shape.out_height > 1 and not unpacks:
+        return rows
+    if not is_shared(shape, threads):
+        return 1
     if rows % threads == 0:
         return threads
     return rows if rows >= 2 * threads else 1

@@ -6,15 +6,50 @@ from tvm.s_tir import Schedule
 from codesign.backend.kernels.epilogue import FACTORS, ZEROS, FloatEpilogue, IntegerEpilogue
 from codesign.backend.kernels.geometry import MINIMUM_PARALLEL_MACS
 from codesign.backend.kernels.instruction_set import InstructionSet
-from codesign.backend.kernels.packing import INNER, LANES, neighbours
+from codesign.backend.kernels.packing import INNER, LANES
+from codesign.backend.kernels.parameters import MatrixVectorTiling
+from codesign.backend.kernels.schedule import Unpacking, schedule_unpacking
 from codesign.backend.kernels.vnni import DOT_16X4
-from codesign.backend.kernels.weights import weight_stages
+from codesign.backend.kernels.weights import Reader, weight_stages
 
 ENOUGH_SUMS = 12
 
 
+def input_steps(inputs: int, integers: bool, isa: InstructionSet) -> int:
+    """Steps of the sum of one output.
+
+    Args:
+        inputs: K, as stored.
+        integers: Whether activations are integers.
+        isa: The processor.
+
+    Returns:
+        K, or K / 4 where VNNI adds four products at once.
+    """
+    return inputs // INNER if integers and isa.vnni and inputs % INNER == 0 else inputs
+
+
+def matrix_vector_tiling(
+    inputs: int, outputs: int, integers: bool, isa: InstructionSet, threads: int
+) -> MatrixVectorTiling:
+    """What the rules choose for a dense layer of one row.
+
+    Args:
+        inputs: K, as stored.
+        outputs: C, as stored.
+        integers: Whether activations are integers.
+        isa: The processor.
+        threads: Threads to schedule for.
+
+    Returns:
+        The loops.
+    """
+    parts, blocks = _parts(input_steps(inputs, integers, isa), outputs // LANES, isa)
+    return MatrixVectorTiling(parts, blocks, threads > 1 and inputs * outputs >= MINIMUM_PARALLEL_MACS)
+
+
 def float_matrix_vector(
-    inputs: int, outputs: int, epilogue: FloatEpilogue, isa: InstructionSet, threads: int
+    inputs: int, outputs: int, epilogue: FloatEpilogue, tiling: MatrixVectorTiling
 ) -> tirx.PrimFunc:
     """Kernel `(x [1, 1, 1, K], weight [C/16, 1, 1, K, 16], bias [C], residual?, out [1, 1, 1, C])`.
 
@@ -22,13 +57,12 @@ def float_matrix_vector(
         inputs: K, as stored.
         outputs: C, as stored.
         epilogue: What follows the sum.
-        isa: The processor.
-        threads: Threads to schedule for.
+        tiling: Which loops.
 
     Returns:
         The scheduled function.
     """
-    parts, blocks = _parts(inputs, outputs // LANES, isa)
+    parts = tiling.parts
     x = te.placeholder((1, 1, 1, inputs), "float32", "x")
     weight = te.placeholder((outputs // LANES, 1, 1, inputs, LANES), "float32", "weight")
     bias = te.placeholder((outputs,), "float32", "bias")
@@ -48,12 +82,11 @@ def float_matrix_vector(
 
     out = te.compute(shape, finish, "out")
     arguments = [x, weight, bias] + ([residual] if residual is not None else []) + [out]
-    parallel = threads > 1 and inputs * outputs >= MINIMUM_PARALLEL_MACS
-    return _schedule(te.create_prim_func(arguments), blocks, 0, False, parallel)
+    return _schedule(te.create_prim_func(arguments), tiling, None, False)
 
 
 def integer_matrix_vector(
-    inputs: int, outputs: int, bits: int, epilogue: IntegerEpilogue, isa: InstructionSet, threads: int
+    inputs: int, outputs: int, bits: int, epilogue: IntegerEpilogue, isa: InstructionSet, tiling: MatrixVectorTiling
 ) -> tirx.PrimFunc:
     """Kernel `(x, weight, bias, scale, zeros, factors, residual?, out)`, as `integer_convolution` of one pixel.
 
@@ -63,21 +96,20 @@ def integer_matrix_vector(
         bits: Width of the weights.
         epilogue: What follows the sum.
         isa: The processor.
-        threads: Threads to schedule for.
+        tiling: Which loops.
 
     Returns:
         The scheduled function.
     """
-    inner = INNER if isa.vnni and inputs % INNER == 0 else 1
-    parts, blocks = _parts(inputs // inner, outputs // LANES, isa)
+    inner, parts = inputs // input_steps(inputs, True, isa), tiling.parts
     x = te.placeholder((1, 1, 1, inputs), "uint8", "x")
-    stored, weight = weight_stages((outputs // LANES, 1, 1, inputs // inner), inner, bits)
+    stored, weight = weight_stages(outputs // LANES, inputs // inner, inner, bits)
     bias = te.placeholder((outputs,), "int32", "bias")
     scale = te.placeholder((outputs,), "float32", "scale")
     zeros, factors = te.placeholder((ZEROS,), "int32", "zeros"), te.placeholder((FACTORS,), "float32", "factors")
     shape = (1, 1, 1, outputs)
     residual = te.placeholder(shape, "uint8", "residual") if epilogue.residual else None
-    total = _integer_sum(x, weight, parts, inner)
+    total = _integer_sum(x, weight, outputs, parts, inner)
 
     def finish(n: tirx.Expr, h: tirx.Expr, w: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
         value = _sum_of_parts(total, parts, c) + bias[c]
@@ -86,24 +118,23 @@ def integer_matrix_vector(
 
     out = te.compute(shape, finish, "out")
     arguments = [x, stored, bias, scale, zeros, factors] + ([residual] if residual is not None else []) + [out]
-    parallel = threads > 1 and inputs * outputs >= MINIMUM_PARALLEL_MACS
-    lanes = neighbours(LANES * inner, bits)
-    return _schedule(te.create_prim_func(arguments), blocks, lanes, inner == INNER, parallel)
+    unpacking = None if bits == 8 else Unpacking.of(inputs // inner, LANES * inner, bits)
+    return _schedule(te.create_prim_func(arguments), tiling, unpacking, inner == INNER)
 
 
-def _integer_sum(x: te.Tensor, weight: te.Tensor, parts: int, inner: int) -> te.Tensor:
-    blocks, steps = int(weight.shape[0]), int(weight.shape[3]) // parts
+def _integer_sum(x: te.Tensor, weight: Reader, outputs: int, parts: int, inner: int) -> te.Tensor:
+    steps = int(x.shape[3]) // inner // parts
     ko, ki = te.reduce_axis((0, steps), "ko"), te.reduce_axis((0, inner), "ki")
 
     def product(p: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
         step = p * steps + ko
         if inner == INNER:
             value = x[0, 0, 0, step * inner + ki].astype("int32")
-            return te.sum(value * weight[c // LANES, 0, 0, step, c % LANES, ki].astype("int32"), axis=[ko, ki])
+            return te.sum(value * weight(c // LANES, step, c % LANES, ki).astype("int32"), axis=[ko, ki])
         value = x[0, 0, 0, step].astype("int16")
-        return te.sum((value * weight[c // LANES, 0, 0, step, c % LANES, 0].astype("int16")).astype("int32"), axis=ko)
+        return te.sum((value * weight(c // LANES, step, c % LANES, 0).astype("int16")).astype("int32"), axis=ko)
 
-    return te.compute((parts, blocks * LANES), product, "accumulated")
+    return te.compute((parts, outputs), product, "accumulated")
 
 
 def _parts(steps: int, blocks: int, isa: InstructionSet) -> tuple[int, int]:
@@ -127,19 +158,17 @@ def _sum_of_parts(total: te.Tensor, parts: int, channel: tirx.Expr) -> tirx.Expr
     return value
 
 
-def _schedule(function: tirx.PrimFunc, blocks: int, unpacked: int, tensorized: bool, parallel: bool) -> tirx.PrimFunc:
-    s = Schedule(function)
+def _schedule(
+    function: tirx.PrimFunc, tiling: MatrixVectorTiling, unpacking: Unpacking | None, tensorized: bool
+) -> tirx.PrimFunc:
+    s, blocks = Schedule(function), tiling.blocks
     out, total = s.get_sblock("out"), s.get_sblock("accumulated")
     block, block_in, lane = s.split(s.get_loops(out)[-1], [None, blocks, LANES])
     s.compute_at(total, block, preserve_unit_loops=True)
     s.set_scope(total, 0, "local")
-    if unpacked:
-        stage = s.get_sblock("unpacked")
-        s.compute_at(stage, block, preserve_unit_loops=True)
-        digit, lanes = s.split(s.fuse(*s.get_loops(stage)[-2:]), [None, unpacked])
-        s.unroll(digit)
-        s.vectorize(lanes)
-    if parallel:
+    if unpacking is not None:
+        schedule_unpacking(s, block, unpacking)
+    if tiling.parallel:
         s.parallel(block)
     part, channel, *reduction = s.get_loops(total)[4:]
     sum_block, sum_lane = s.split(channel, [blocks, LANES])

@@ -15,6 +15,7 @@ from codesign.backend.kernels.epilogue import FACTORS, ZEROS, IntegerEpilogue
 from codesign.backend.kernels.geometry import MINIMUM_PARALLEL_MACS
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.packing import INNER, LANES, PLANES
+from codesign.backend.kernels.parameters import PackedMatrixVectorTiling
 
 STEP = LANES * INNER
 BLOCKS = 4
@@ -43,25 +44,46 @@ def shared_steps(inputs: int, bits: int, isa: InstructionSet) -> int:
     return steps if inputs % (INNER * steps) == 0 else 0
 
 
+def packed_matrix_vector_tiling(inputs: int, outputs: int, threads: int) -> PackedMatrixVectorTiling:
+    """What the rules choose.
+
+    Args:
+        inputs: K, as stored.
+        outputs: C, as stored.
+        threads: Threads to schedule for.
+
+    Returns:
+        The loops.
+    """
+    blocks = next(b for b in range(BLOCKS, 0, -1) if outputs // LANES % b == 0)
+    return PackedMatrixVectorTiling(blocks, threads > 1 and inputs * outputs >= MINIMUM_PARALLEL_MACS)
+
+
 def packed_matrix_vector(
-    inputs: int, outputs: int, bits: int, epilogue: IntegerEpilogue, isa: InstructionSet, threads: int
+    sizes: tuple[int, int],
+    bits: int,
+    epilogue: IntegerEpilogue,
+    isa: InstructionSet,
+    threads: int,
+    tiling: PackedMatrixVectorTiling,
 ) -> tirx.PrimFunc:
     """Kernel `(x, weight [C/16, K/(4 S), 8 S bits], bias, scale, zeros, factors, residual?, out)`.
 
     Args:
-        inputs: K, as stored; `shared_steps` is not 0.
-        outputs: C, as stored.
+        sizes: K and C, as stored; `shared_steps` is not 0.
         bits: Width of the weights, below 8.
         epilogue: What follows the sum.
         isa: The processor.
-        threads: Threads to share the outputs among.
+        threads: Threads to share the outputs among, where the loops are shared.
+        tiling: Which loops.
 
     Returns:
         The function.
     """
+    inputs, outputs = sizes
     steps = shared_steps(inputs, bits, isa)
     blocks = outputs // LANES
-    together = next(b for b in range(BLOCKS, 0, -1) if blocks % b == 0)
+    together = tiling.blocks
     row = (1, 1, 1, outputs)
     with IRBuilder() as builder, build.prim_func(s_tir=True):
         build.func_name("main")
@@ -90,7 +112,7 @@ def packed_matrix_vector(
                         value = epilogue.apply(total, scale[channel], zeros, factors, added)
                         build.buffer_store(out, value, [0, 0, 0, channel])
 
-            _all_groups(blocks // together, threads if inputs * outputs >= MINIMUM_PARALLEL_MACS else 1, one_group)
+            _all_groups(blocks // together, threads if tiling.parallel else 1, one_group)
     return builder.get()
 
 

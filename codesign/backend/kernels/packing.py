@@ -100,6 +100,22 @@ def unpack_planes(packed: NDArray[np.uint8], bits: int) -> NDArray[np.int8]:
     return (stored - (1 << (bits - 1))).astype(np.int8)
 
 
+def packed_steps(steps: int, bits: int) -> int:
+    """Steps of a sum whose weights are packed together, so that one shift and mask yields as much of one as can be.
+
+    Args:
+        steps: Steps of the sum.
+        bits: Width of the weights, below 8.
+
+    Returns:
+        A power of two that divides the steps.
+    """
+    together = 8 // min(PLANES[bits])
+    while steps % together:
+        together //= 2
+    return together
+
+
 def neighbours(lanes: int, bits: int) -> int:
     """Weights next to one another that one shift and mask of every plane yields.
 

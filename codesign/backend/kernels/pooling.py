@@ -101,7 +101,10 @@ def _by_parts(
     threads: int,
     value: Callable[[Sequence[Expression], Buffer, Buffer], Expression],
 ) -> tirx.PrimFunc:
-    """A kernel that reads the image where it is, without a copy that holds the padding."""
+    """A kernel that reads the image where it is, without a copy that holds the padding.
+
+    It goes from the last row to the first: the rows that the layer before wrote last are still in the cache.
+    """
     channels, widest = shape.in_channels, LINE_BYTES if dtype == "uint8" else LINE_BYTES // 4
     reads = shape.out_height * shape.out_width * channels * shape.kernel[0] * shape.kernel[1]
     with IRBuilder() as builder, build.prim_func(s_tir=True):
@@ -114,11 +117,11 @@ def _by_parts(
         with build.sblock("root"):
             build.reads([])
             build.writes([])
-            for rows in parts[0]:
+            for rows in reversed(parts[0]):
                 shared = threads > 1 and reads >= MINIMUM_PARALLEL_READS and rows.count >= threads
                 loop = build.parallel if shared else build.serial
                 with loop(0, rows.count) as row_number:
-                    row = rows.first + row_number
+                    row = rows.first + rows.count - 1 - row_number
                     for columns in parts[1]:
                         with build.serial(0, columns.count) as column_number:
                             column = columns.first + column_number

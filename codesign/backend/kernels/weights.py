@@ -1,32 +1,41 @@
 """The stage that expands packed weights inside a kernel."""
 
+from collections.abc import Callable
+
 from tvm import te, tirx
 
-from codesign.backend.kernels.packing import LANES, PLANES
+from codesign.backend.kernels.packing import LANES, PLANES, packed_steps
+
+Reader = Callable[..., tirx.Expr]
+"""From block of output channels, step of the sum, lane and input channel inside the step to an int8 weight."""
 
 
-def weight_stages(blocks: tuple[int, ...], inner: int, bits: int) -> tuple[te.Tensor, te.Tensor]:
+def weight_stages(blocks: int, steps: int, inner: int, bits: int) -> tuple[te.Tensor, Reader]:
     """The weights as stored and as multiplied.
 
     Args:
-        blocks: `(C_out / 16, KH, KW, C_in / inner)`.
+        blocks: C_out / 16.
+        steps: KH KW C_in / inner.
         inner: Input channels next to one another.
         bits: Width.
 
     Returns:
-        The placeholder, and the int8 weights `[*blocks, 16, inner]` (the same at 8 bits).
+        The placeholder, `[blocks, steps, 16, inner]` int8, or below 8 bits `[blocks, steps / S, 16 inner S bits / 8]`
+        with S of `packed_steps`, which a stage `unpacked` expands; and how to read a weight.
     """
     if bits == 8:
-        stored = te.placeholder((*blocks, LANES, inner), "int8", "weight")
-        return stored, stored
-    lanes = LANES * inner
-    stored = te.placeholder((*blocks, lanes * bits // 8), "uint8", "weight")
-    unpacked = te.compute(
-        (*blocks, LANES, inner),
-        lambda b, kh, kw, co, lane, ci: _unpacked(stored, (b, kh, kw, co), lane * inner + ci, lanes, bits),
-        "unpacked",
-    )
-    return stored, unpacked
+        weight = te.placeholder((blocks, steps, LANES, inner), "int8", "weight")
+        return weight, lambda *place: weight[place]
+    together = packed_steps(steps, bits)
+    lanes = LANES * inner * together
+    stored = te.placeholder((blocks, steps // together, lanes * bits // 8), "uint8", "weight")
+
+    def unpacked(block: tirx.Expr, step: tirx.Expr, lane: tirx.Expr, ci: tirx.Expr) -> tirx.Expr:
+        number = step % together * (LANES * inner) + lane * inner + ci
+        return _unpacked(stored, (block, step // together), number, lanes, bits)
+
+    weight = te.compute((blocks, steps, LANES, inner), unpacked, "unpacked")
+    return stored, lambda *place: weight[place]
 
 
 def _unpacked(stored: te.Tensor, block: tuple[tirx.Expr, ...], lane: tirx.Expr, lanes: int, bits: int) -> tirx.Expr:

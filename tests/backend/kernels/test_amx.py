@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codesign.backend.kernels import amx_instructions
-from codesign.backend.kernels.amx_convolution import amx_convolution
+from codesign.backend.kernels.amx_convolution import amx_convolution, amx_tiling
 from codesign.backend.kernels.amx_shares import shares
 from codesign.backend.kernels.amx_tiles import ACCUMULATORS, amx_applies, amx_tiles, amx_weights, run_bytes, sum_blocks
 from codesign.backend.kernels.epilogue import IntegerEpilogue
@@ -76,6 +76,8 @@ def test_layers_that_other_kernels_compute() -> None:
     assert not amx_applies(ConvolutionShape(32, 32, 4, 16, (3, 3)))
     assert not amx_applies(ConvolutionShape(20, 20, 16, 16, (3, 3), groups=16, group_in=1, group_out=1))
     assert not amx_applies(ConvolutionShape(20, 20, 16, 16, (3, 3), dilation=(1, 2)))
+    assert amx_applies(ConvolutionShape(20, 20, 64, 64, (3, 3), groups=16, group_in=4, group_out=4))
+    assert not amx_applies(ConvolutionShape(20, 20, 64, 128, (3, 3), groups=16, group_in=4, group_out=16))
 
 
 def test_no_permission_is_an_error_and_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +87,7 @@ def test_no_permission_is_an_error_and_not_a_crash(monkeypatch: pytest.MonkeyPat
         pytest.skip("LLVM compiles no AMX for this processor")
     monkeypatch.setattr(amx_instructions, "TILE_DATA", 63)  # no such feature: what a machine without AMX answers
     shape = ConvolutionShape(1, 16, 16, 16)
-    function = amx_convolution(shape, 8, IntegerEpilogue(), 1, asks=True)
+    function = amx_convolution(shape, 8, IntegerEpilogue(), amx_tiling(shape, 1), asks=True)
     library = tvm.compile(tvm.IRModule({"main": function}), target=target)
     image, dtypes = (1, 1, 16, 16), ("int8", "int32", "float32", "int32", "float32", "uint8")
     sizes = ((1, 1, 4, 64), (16,), (16,), (4,), (7,), image)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from codesign.backend.kernel_candidates import candidates
 from codesign.backend.kernels import amx_shares
-from codesign.backend.kernels.amx_convolution import bfloat16_convolution
+from codesign.backend.kernels.amx_convolution import bfloat16_convolution, bfloat16_tiling
 from codesign.backend.kernels.amx_shares import parts, shares
 from codesign.backend.kernels.amx_tiles import (
     bfloat16_applies,
@@ -23,7 +24,9 @@ from codesign.backend.kernels.amx_tiles import (
 from codesign.backend.kernels.bfloat16 import to_bfloat16
 from codesign.backend.kernels.epilogue import Clamp, FloatEpilogue
 from codesign.backend.kernels.geometry import ConvolutionShape
-from codesign.backend.kernels.instruction_set import instruction_set
+from codesign.backend.kernels.instruction_set import InstructionSet, instruction_set
+from codesign.backend.kernels.layer_kernel import LayerKernel
+from codesign.backend.kernels.parameters import AmxTiling
 from codesign.errors import CompileError
 from codesign.hardware.amx_permission import request_amx
 from codesign.hardware.host import detect_host
@@ -61,8 +64,14 @@ def _operands(shape: ConvolutionShape, seed: int) -> Operands:
 
 
 def _run(shape: ConvolutionShape, epilogue: FloatEpilogue, given: Operands, threads: int = 1) -> Reals:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("codesign.backend.kernels.amx_tiles.PARALLEL_MACS", 1)  # any work is worth threads
+        return _run_with(shape, epilogue, given, bfloat16_tiling(shape, threads))
+
+
+def _run_with(shape: ConvolutionShape, epilogue: FloatEpilogue, given: Operands, tiling: AmxTiling) -> Reals:
     target = tvm.target.Target({"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu(), "opt-level": 1})
-    kernel = bfloat16_convolution(shape, epilogue, threads, asks=True)
+    kernel = bfloat16_convolution(shape, epilogue, tiling, asks=True)
     library = tvm.compile(tvm.IRModule({"main": kernel}), target=target)
     arguments = [given.x, bfloat16_weights(given.weight, shape), given.bias]
     arguments += [given.residual] if epilogue.residual else []
@@ -196,6 +205,19 @@ def test_parts_compute_the_same(shape: ConvolutionShape, threads: int, monkeypat
     monkeypatch.setattr(amx_shares, "ROUNDED_BYTES", 3000)
     assert parts(shape, shares(shape, threads)).count > 1
     assert np.array_equal(_run(shape, epilogue, given, threads), whole)
+
+
+@NEEDS_AMX
+@pytest.mark.parametrize("rounded_bytes", [3000, 32_768])
+def test_all_loops_compute_the_same_bits(rounded_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amx_shares, "ROUNDED_BYTES", rounded_bytes)
+    shape, epilogue = ConvolutionShape(9, 18, 16, 64, (3, 3), pads=(1, 1, 1, 1)), FloatEpilogue(Clamp(0.0))
+    rounding = InstructionSet(True, 31, amx=True, bfloat16=True)
+    ways = [way for way in candidates(LayerKernel(shape, 32, epilogue), rounding, 2) if isinstance(way, AmxTiling)]
+    assert len({(way.threads, way.shares_channels) for way in ways}) == 3
+    given = _operands(shape, 4)
+    first = _run_with(shape, epilogue, given, ways[0])
+    assert all(np.array_equal(_run_with(shape, epilogue, given, way), first) for way in ways[1:])
 
 
 @NEEDS_AMX

@@ -1,7 +1,8 @@
 """Convolution and dense kernels against exact integer arithmetic and against torch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from codesign.backend.kernel_candidates import candidates
 from codesign.backend.kernels import amx_tiles, depthwise
 from codesign.backend.kernels.epilogue import Clamp
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet, instruction_set
 from codesign.backend.kernels.packing import round_up
-from codesign.backend.layers import layer_constants, layer_kernel
+from codesign.backend.kernels.parameters import KernelParameters
+from codesign.backend.layers import described, kernel_function, layer_constants
 from codesign.backend.operations import Convolution, Quantization, Residual, SpatialWindow, Tensor, Weight
 from codesign.hardware.amx_permission import request_amx
 from codesign.hardware.host import detect_host
@@ -28,6 +31,8 @@ HAS_VNNI = "avx512_vnni" in detect_host().flags
 NEEDS_VNNI = pytest.mark.skipif(not HAS_VNNI, reason="this processor has no AVX512-VNNI")
 NEEDS_AMX = pytest.mark.skipif(not request_amx(), reason="this processor or operating system has no AMX")
 Integers = NDArray[np.int64]
+Choose = Callable[[tuple[KernelParameters, ...]], KernelParameters]
+"""Which candidate is compiled."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -132,7 +137,12 @@ def _by_pixel(image: NDArray[np.generic], channels: int) -> NDArray[Any]:
 
 
 def _run(
-    layer: Convolution, x: NDArray[np.generic], residual: NDArray[np.generic], mcpu: str | None, threads: int = 1
+    layer: Convolution,
+    x: NDArray[np.generic],
+    residual: NDArray[np.generic],
+    mcpu: str | None,
+    threads: int = 1,
+    choose: Choose = itemgetter(0),
 ) -> NDArray[Any]:
     target = _target(mcpu)
     isa = instruction_set(target)
@@ -141,10 +151,12 @@ def _run(
     shape = _shape(layer, round_up(x.shape[1], multiple))
     out_shape = (1, shape.out_height, shape.out_width, shape.out_channels)
     arguments = [_by_pixel(x, shape.in_channels).reshape(1, shape.height, shape.width, -1)]
-    arguments += layer_constants(layer, shape, isa).arguments
+    kernel = described(layer, shape)
+    parameters = choose(candidates(kernel, isa, threads))
+    arguments += layer_constants(layer, shape, isa, parameters).arguments
     if layer.residual is not None:
         arguments.append(_by_pixel(residual, shape.out_channels).reshape(out_shape))
-    _, make = layer_kernel(layer, shape, isa, threads, asks_for_amx=True)
+    _, make = kernel_function(kernel, parameters, isa, threads, asks_for_amx=True)
     library = tvm.compile(tvm.IRModule({"main": make()}), target=target)
     out = tvm.runtime.tensor(np.zeros(out_shape, layer.output.dtype))
     library["main"](*[tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arguments], out)
@@ -197,12 +209,12 @@ def _requantized(layer: Convolution, total: Integers, residual: Integers) -> Int
     return np.asarray(np.clip(np.rint(real + y.zero_point), np.rint(low), np.rint(high)), np.int64)
 
 
-def _check_integers(case: Case, mcpu: str | None, threads: int = 1) -> None:
+def _check_integers(case: Case, mcpu: str | None, threads: int = 1, choose: Choose = itemgetter(0)) -> None:
     layer = _layer(case, quantized=True)
     rng = np.random.default_rng(case.seed + 1)
     x = rng.integers(0, 256, layer.x.shape)
     residual = rng.integers(0, 256, layer.output.shape)
-    got = _run(layer, x.astype(np.uint8), residual.astype(np.uint8), mcpu, threads).astype(np.int64)
+    got = _run(layer, x.astype(np.uint8), residual.astype(np.uint8), mcpu, threads, choose).astype(np.int64)
     expected = _requantized(layer, _exact_sum(layer, x), residual)
     difference = np.abs(got - expected)
     if layer.residual is None:
@@ -253,6 +265,35 @@ def test_amx_is_exact(case: Case, threads: int) -> None:
     _check_integers(case, None, threads)
 
 
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(case=st.one_of(cases, amx_cases), place=st.floats(0, 1, exclude_max=True), threads=st.sampled_from([1, 2]))
+def test_every_candidate_computes_the_same_integers(case: Case, place: float, threads: int) -> None:
+    _check_integers(case, None, threads, lambda ways: ways[int(place * len(ways))])
+
+
+@pytest.mark.parametrize(
+    ("case", "mcpu"),
+    [
+        (Case((1, 1), 192, 64, bits=8), None),
+        (Case((1, 1), 192, 64, bits=4), None),
+        (Case((6, 8), 16, 32, bits=4), None),
+        (Case((6, 8), 4, 32, window=SpatialWindow((3, 3), pads=(1, 1, 1, 1)), residual=True), PORTABLE),
+    ],
+)
+def test_all_kinds_of_candidates(case: Case, mcpu: str | None) -> None:
+    kinds: dict[object, KernelParameters] = {}
+
+    def listed(ways: tuple[KernelParameters, ...]) -> KernelParameters:
+        for way in ways:  # the last one of each kind and each flag
+            flags = tuple(value for value in vars(way).values() if isinstance(value, bool | str))
+            kinds[flags] = way
+        return ways[0]
+
+    _check_integers(case, mcpu, 2, listed)
+    for parameters in kinds.values():
+        _check_integers(case, mcpu, 2, lambda _, way=parameters: way)  # type: ignore[misc]
+
+
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(case=cases)
 def test_integer_convolution_is_exact_without_vnni(case: Case) -> None:
@@ -277,6 +318,30 @@ def test_dense_layers(case: Case, bits: int) -> None:
 def test_groups_of_whole_vectors(groups: int) -> None:
     window = SpatialWindow((3, 3), (2, 2), pads=(1, 1, 1, 1))
     _check_integers(Case((9, 9), 8, 16, groups, window, 4, (5, 0, 0, 6)), None)
+
+
+FEW_CHANNELS = [
+    Case((9, 9), 4, 4, 8, SpatialWindow((3, 3), (2, 2), pads=(1, 1, 1, 1)), 8, (5, 0, 0, 6)),
+    Case((5, 18), 8, 8, 6, SpatialWindow((3, 3), pads=(1, 1, 1, 1)), 4, (5, 0, 0, 6)),
+    Case((4, 6), 24, 24, 2, SpatialWindow((1, 3), pads=(0, 1, 0, 1)), 8, (5, 0, 0, 6)),
+    Case((4, 6), 3, 40, 3, SpatialWindow(), 3, (5, 0, 0, 6)),
+    Case((4, 17), 80, 32, 3, SpatialWindow((1, 3)), 8, (5, 0, 0, 6), residual=True),
+]
+
+
+@pytest.mark.parametrize("case", FEW_CHANNELS)
+def test_groups_of_few_channels(case: Case) -> None:
+    for mcpu in (None, VNNI if HAS_VNNI else PORTABLE):
+        _check_integers(case, mcpu)
+    _check_floats(replace(case, bits=8), None)
+
+
+@NEEDS_AMX
+@pytest.mark.parametrize("threads", [2, 3])
+def test_groups_on_several_threads(threads: int) -> None:
+    window = SpatialWindow((3, 3), pads=(1, 1, 1, 1))
+    _check_integers(Case((5, 18), 16, 16, 6, window), None, threads)
+    _check_integers(Case((3, 3), 32, 32, 6, window, 2), None, threads)
 
 
 @pytest.mark.parametrize("bits", [5, 8])
@@ -313,8 +378,12 @@ def test_float_results_of_integers() -> None:
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
-@given(case=cases, mcpu=st.sampled_from([None, PORTABLE]))
-def test_float_convolution_equals_torch(case: Case, mcpu: str | None) -> None:
+@given(case=cases, mcpu=st.sampled_from([None, PORTABLE]), place=st.floats(0, 1, exclude_max=True))
+def test_float_convolution_equals_torch(case: Case, mcpu: str | None, place: float) -> None:
+    _check_floats(case, mcpu, place)
+
+
+def _check_floats(case: Case, mcpu: str | None, place: float = 0.0) -> None:
     layer = _layer(case, quantized=False)
     rng = np.random.default_rng(case.seed)
     x = rng.standard_normal(layer.x.shape).astype(np.float32)
@@ -326,7 +395,8 @@ def test_float_convolution_equals_torch(case: Case, mcpu: str | None) -> None:
     expected = torch.nn.functional.conv2d(padded, weight, bias, w.stride, 0, w.dilation, layer.groups)
     expected = expected + torch.from_numpy(residual).double() if layer.residual else expected
     expected = torch.relu(expected) if case.relu else expected
-    np.testing.assert_allclose(_run(layer, x, residual, mcpu), expected.numpy(), rtol=1e-4, atol=1e-4)
+    got = _run(layer, x, residual, mcpu, choose=lambda ways: ways[int(place * len(ways))])
+    np.testing.assert_allclose(got, expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_instruction_sets() -> None:
@@ -361,4 +431,6 @@ def test_depthwise_layers_in_float32(window: SpatialWindow, threads: int, monkey
     weight, bias = (torch.from_numpy(np.asarray(v)).double() for v in (layer.weight.values, layer.bias))
     expected = torch.nn.functional.conv2d(padded, weight, bias, window.stride, 0, window.dilation, 40)
     expected = torch.relu(expected + torch.from_numpy(residual).double())
-    np.testing.assert_allclose(_run(layer, x, residual, None, threads), expected.numpy(), rtol=1e-4, atol=1e-4)
+    for place in (0, threads, -1):  # the rules', another tile, the general convolution
+        got = _run(layer, x, residual, None, threads, itemgetter(place))
+        np.testing.assert_allclose(got, expected.numpy(), rtol=1e-4, atol=1e-4)

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from codesign.backend.kernels.geometry import ConvolutionShape, choose_tile, row_chunks
+from codesign.backend.kernels.packing import round_up
 
 shapes = st.builds(
     ConvolutionShape,
@@ -29,7 +32,8 @@ def test_chunks_share_the_rows_evenly(shape: ConvolutionShape, threads: int) -> 
     chunks = row_chunks(shape, tile, threads)
     rows = shape.out_height if shape.out_height > 1 else shape.out_width // tile.columns
     assert rows % chunks == 0
-    assert chunks == 1 or chunks == threads or chunks == rows >= 2 * threads
+    by_row = shape.is_padded and shape.kernel[0] == 1 and shape.out_height > 1
+    assert chunks == rows if by_row else chunks in {1, threads} or chunks == rows >= 2 * threads
 
 
 def test_small_kernels_stay_serial() -> None:
@@ -48,3 +52,26 @@ def test_flattening_keeps_the_work() -> None:
     assert shape.flattened().macs == shape.macs
     padded = ConvolutionShape(7, 9, 32, 48, pads=(1, 0, 0, 0))
     assert padded.flattened() == padded
+
+
+@given(groups=st.integers(2, 40), group_in=st.integers(1, 40), group_out=st.integers(1, 40))
+def test_blocks_sum_over_all_channels_of_their_groups(groups: int, group_in: int, group_out: int) -> None:
+    stored = round_up(groups * group_in, 16), round_up(groups * group_out, 16)
+    shape = ConvolutionShape(8, 8, *stored, (3, 3), groups=groups, group_in=group_in, group_out=group_out)
+    if shape.is_depthwise:
+        assert shape.reduction_channels == shape.alike_blocks == 1
+        return
+    assert shape.reduction_channels % 4 == 0
+    for output in range(groups * group_out):
+        first, group = shape.first_channel(output // 16), output // group_out
+        assert 0 <= first <= group * group_in
+        assert (group + 1) * group_in <= first + shape.reduction_channels <= stored[0]
+    assert shape.blocks % shape.alike_blocks == 0
+    for block in range(shape.blocks):
+        assert shape.first_channel(block) == shape.first_channel(block // shape.alike_blocks * shape.alike_blocks)
+
+
+def test_channels_that_are_only_stored_are_not_summed() -> None:
+    shape = ConvolutionShape(8, 8, 32, 32, groups=1, group_in=19, group_out=32)
+    assert (shape.reduction_channels, shape.alike_blocks) == (20, 2)
+    assert replace(shape, in_channels=3, group_in=3).reduction_channels == 3

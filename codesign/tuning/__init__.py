@@ -1,0 +1,1 @@
+"""Finds faster loops for kernels by measurement, and remembers them."""
