@@ -211,7 +211,14 @@ def main() -> None:
     ]
     _print_table("Bars", bars)
     if options.json is not None:
-        found = {"machine": machine(), "versions": versions(), "kernels": kernels, "networks": networks, "bars": bars}
+        found = {
+            "machine": machine(),
+            "versions": versions(),
+            "kernels": kernels,
+            "networks": networks,
+            "assignments": pairs,
+            "bars": bars,
+        }
         write_json(options.json, found)
 
 

@@ -33,6 +33,15 @@ def cache_folder(kind: str = "libraries") -> Path:
     return (Path(given) if given else Path.home() / ".cache") / "codesign" / kind
 
 
+def templates_digest() -> str:
+    """Digest of the sources that kernels are compiled from.
+
+    Returns:
+        The digest; measurements of kernels hold for one version of them.
+    """
+    return digest_of(*sorted(Path(__file__).parent.rglob("*.py")))
+
+
 def library_key(graph_path: Path, target: Target, choices: Mapping[str, KernelParameters] | None = None) -> str:
     """Digest of everything that a library depends on: network, target, processor, compiler, templates and choices.
 
@@ -48,10 +57,9 @@ def library_key(graph_path: Path, target: Target, choices: Mapping[str, KernelPa
     host = detect_host()
     processor = (host.name, sorted(host.flags), request_amx()) if target.tvm.mcpu == "native" else ()
     versions = [importlib.metadata.version(package) for package in PACKAGES]
-    sources = sorted(Path(__file__).parent.rglob("*.py"))
     chosen = CHOICES.dump_python(dict(choices or {}), mode="json")
     machine = (target.tvm.model_dump(mode="json"), target.threads, processor, versions)
-    return digest_of(graph_path, *machine, chosen, *sources)
+    return digest_of(graph_path, *machine, chosen, templates_digest())
 
 
 @dataclass(frozen=True)

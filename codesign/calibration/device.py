@@ -6,6 +6,7 @@ from pathlib import Path
 from codesign.backend.base import Compiler
 from codesign.backend.kernel_table import read_kernel_calls
 from codesign.backend.kernel_timing import ReferenceKernel
+from codesign.backend.library_cache import templates_digest
 from codesign.calibration.probe_network import REFERENCE_LAYER, reference_network
 from codesign.calibration.samples import Conditions
 from codesign.errors import InputError
@@ -59,7 +60,7 @@ def conditions_of(target: Target, unit: VectorUnit) -> Conditions:
     instructions = f"{target.tvm.mcpu}, {unit.registers} registers, {unit.dot_channels} products an instruction"
     instructions += (", AMX" if unit.amx else "") + (", products of bfloat16" if unit.bfloat16 else "")
     tvm = f"tvm {importlib.metadata.version('apache-tvm')}"
-    return Conditions(_device_name(target), target.threads, instructions, tvm)
+    return Conditions(_device_name(target), target.threads, instructions, tvm, templates_digest())
 
 
 def _device_name(target: Target) -> str:

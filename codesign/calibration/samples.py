@@ -30,12 +30,14 @@ class Conditions:
         threads: Threads of the measured program.
         instructions: What kernels were compiled for.
         compiler: Name and version.
+        templates: Digest of the sources of the kernels.
     """
 
     device: str
     threads: int
     instructions: str
     compiler: str
+    templates: str
 
 
 @dataclass(frozen=True)

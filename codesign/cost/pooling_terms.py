@@ -6,6 +6,7 @@ elements are read where the image is, vector by vector, without those that lie i
     maxima_B, means_B   vectors of B bytes x elements of the windows     reading and combining
     epilogues           vectors of 16 outputs of a mean                  scaling and rounding
     stores              vectors of outputs
+    split_loads         vectors of the image across two cache lines, on average x elements of the windows
     pixels              outputs of one channel                           addresses and loops
 
 Large windows are combined in loops, over a copy where the image is padded:
@@ -28,6 +29,8 @@ from codesign.quantization.scheme import Widths
 MOST_TERMS = 600
 """Elements that a kernel names one by one."""
 LINE_BYTES, STORED_CHANNELS = 64, 16
+TURNS = 4
+"""Pixels after which cache lines begin at the same channels again: pixels are multiples of 16 bytes."""
 HIDDEN_TAPS = 100
 """Elements of a window that are combined one after the other while a processor already works on the next window."""
 
@@ -108,6 +111,7 @@ def pooling_terms(op_type: str, window: ConvGeometry, bits: Widths) -> Mapping[s
     }
     if loops.is_direct:
         kind = "maxima" if is_max else "means"
+        terms["split_loads"] = loops.taps * split_vectors(loops.vectors)
         return terms | {f"{kind}_{size}": float(count * loops.taps) for size, count in loops.vectors.items()}
     kind, turns = ("looped_maxima", vectors) if is_max else ("looped_means", elements / STORED_CHANNELS)
     return terms | {
@@ -115,6 +119,24 @@ def pooling_terms(op_type: str, window: ConvGeometry, bits: Widths) -> Mapping[s
         "chain": float(loops.pixels * vectors * max(0, window.kernel[0] * window.kernel[1] - HIDDEN_TAPS)),
         "padding": loops.padded * element_bytes / LINE_BYTES,
     }
+
+
+def split_vectors(vectors: Mapping[int, int]) -> float:
+    """How many vectors of a pixel lie across two cache lines, on average over neighbouring pixels.
+
+    Args:
+        vectors: Of one pixel by their bytes, the widest first.
+
+    Returns:
+        At most their number.
+    """
+    pixel = sum(size * count for size, count in vectors.items())
+    split, first = 0, 0
+    for size, count in vectors.items():
+        starts = [first + size * number + pixel * turn for number in range(count) for turn in range(TURNS)]
+        split += sum(start % LINE_BYTES + size > LINE_BYTES for start in starts)
+        first += size * count
+    return split / TURNS
 
 
 def _spans(channels: int, lanes: int, element_bytes: int) -> Mapping[int, int]:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from codesign.backend import kernels
 from codesign.backend.kernels.parameters import KernelParameters
 from codesign.calibration.samples import Conditions
 from codesign.files import digest_of, write_bytes, write_json
@@ -61,8 +60,7 @@ class TuningDatabase:
             conditions: What measurements depend on besides the kernel.
             note: Told of damaged records.
         """
-        templates = digest_of(*sorted(Path(kernels.__file__).parent.glob("*.py")))
-        self._conditions = {**dataclasses.asdict(conditions), "templates": templates}
+        self._conditions = dataclasses.asdict(conditions)
         self._note = note
         self.folder = folder / digest_of(self._conditions)
 

@@ -17,7 +17,7 @@ from codesign.hardware.target import Target
 from codesign.ir.serialization import load_graph
 from codesign.progress import Silent
 
-HERE = Conditions("a processor", 1, "vectors", "tvm 1")
+HERE = Conditions("a processor", 1, "vectors", "tvm 1", "templates")
 TARGET = Target(name="made-up", description="", profile="host-cpu", runner="local")
 CALL = KernelCall("reference", "conv_1", (KernelArgument((1,), "float32"),))
 

@@ -23,7 +23,7 @@ def probes() -> list[Probe]:
 
 def _file(folder: Path, seconds: "dict[str, float]") -> SampleFile:
     """Networks whose kernels take `KERNELS_S` together, measured at twice the usual clock."""
-    file = SampleFile(folder / "samples.jsonl", Conditions("a processor", 1, "vectors", "tvm 1"))
+    file = SampleFile(folder / "samples.jsonl", Conditions("a processor", 1, "vectors", "tvm 1", "templates"))
     for name, latency_s in seconds.items():
         timing = KernelTiming("k", ((KERNELS_S,),), (REFERENCE_S, REFERENCE_S))
         file.add(KernelSample(name, "op", "", 8, 8, (timing,)))

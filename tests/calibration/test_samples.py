@@ -10,7 +10,7 @@ from codesign.backend.kernel_timing import NETWORK, KernelTiming
 from codesign.calibration.samples import Conditions, KernelSample, NetworkSample, SampleFile, undisturbed
 from codesign.errors import InputError
 
-HERE = Conditions("a processor", 1, "vectors", "tvm 1")
+HERE = Conditions("a processor", 1, "vectors", "tvm 1", "templates")
 TIMING = KernelTiming("conv_i4", ((3e-6, 2e-6), (2.5e-6,)), (1e-6, 1.02e-6, 1.02e-6))
 SAMPLE = KernelSample("net", "conv", "Conv 3x3", 4, 8, (TIMING, TIMING))
 

@@ -10,7 +10,7 @@ from codesign.backend.kernels.parameters import AmxTiling, VectorTiling
 from codesign.calibration.samples import Conditions
 from codesign.tuning.database import TuningDatabase, TuningRecord
 
-HERE = Conditions("a processor", 1, "vectors", "tvm 1")
+HERE = Conditions("a processor", 1, "vectors", "tvm 1", "templates")
 RECORD = TuningRecord("a kernel", VectorTiling(8, 2), 1e-6, 1.2e-6, 9, 1, "2026-11-26")
 
 

@@ -183,7 +183,9 @@ class Made:
 
     def __post_init__(self) -> None:
         self.compiler = FakeCompiler(self.fails, passes=self._pass)
-        self.database = TuningDatabase(self.folder, Conditions("a processor", 1, "vectors", "tvm 1"), self.notes.append)
+        self.database = TuningDatabase(
+            self.folder, Conditions("a processor", 1, "vectors", "tvm 1", "templates"), self.notes.append
+        )
 
     def _pass(self) -> None:
         self.now += 10
