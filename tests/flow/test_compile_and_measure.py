@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from codesign.backend.rpc_runner import RpcRunner
+from codesign.calibration.probe_network import reference_network
 from codesign.errors import InputError
 from codesign.flow.runners import kernel_runner_of, runner_of
 from codesign.hardware.amx_permission import request_amx
 from codesign.hardware.catalog import load_target
 from codesign.hardware.host import detect_host
+from codesign.ir.serialization import save_graph
 
 Codesign = Callable[..., tuple[int, str]]
 NATIVE, ROUNDED = 'mcpu = "native"', 'mcpu = "native"\nfloat_products = "bfloat16"'
@@ -78,6 +80,7 @@ def test_a_plan_of_a_run_and_its_quantised_network(
 )
 def test_rounded_products_are_said_wherever_numbers_are(tiny_graph: Path, codesign: Codesign) -> None:
     target, said = _target(tiny_graph, "fast", NATIVE, ROUNDED, "host-cpu"), "1 layer(s) in float32 multiply operands"
+    save_graph(reference_network(), tiny_graph / "net.onnx")  # those of the tiny network are too little work
     code, printed = codesign("compile", "net.onnx", "--target", target, "--out", "made")
     assert (code, said in printed) == (0, True), printed
     assert json.loads((tiny_graph / "made" / "manifest.json").read_text())["bfloat16_layers"] == 1
