@@ -22,6 +22,7 @@ from scipy.optimize import nnls
 
 from codesign.cost.calibrated import term_seconds
 from codesign.cost.kernel_terms import arithmetic_of, class_of, features_of, terms_of
+from codesign.cost.similar_kernels import SimilarKernels
 from codesign.hardware.calibration import Arithmetic, KernelClass, KernelFit, Similarity, Term, VectorUnit
 from codesign.hardware.profile import MemoryLevel
 from codesign.plan.facts import NodeFacts
@@ -218,7 +219,8 @@ def _held_out(table: _Table, is_corrected: bool, seed: int) -> Array:
         factors = np.ones(len(held.kernels))
         if correction is not None:
             rows = (dict(zip(held.features, row, strict=True)) for row in held.values.tolist())
-            factors = np.exp([correction.logarithm(row) for row in rows])
+            similar = SimilarKernels.of(correction)
+            factors = np.exp([similar.logarithm(row) for row in rows])
         errors[inside] = held.counts @ seconds * factors / held.seconds - 1
     return errors
 
@@ -308,4 +310,5 @@ def predicted_seconds(
     if fit.correction is None:
         return total
     terms = terms_of(kernel.node, kernel.bits, unit, memories)
-    return total * exp(fit.correction.logarithm(features_of(terms, kernel.node, kernel.bits, unit)))
+    features = features_of(terms, kernel.node, kernel.bits, unit)
+    return total * exp(SimilarKernels.of(fit.correction).logarithm(features))

@@ -18,8 +18,9 @@ from codesign.cost.kernel_terms import OPTIONAL, arithmetic_of, class_of, featur
 from codesign.cost.measured_shapes import ShapeFactors
 from codesign.cost.operators import kind_of
 from codesign.cost.roofline import RooflineModel
+from codesign.cost.similar_kernels import SimilarKernels
 from codesign.errors import InputError
-from codesign.hardware.calibration import Calibration, KernelClass, KernelFit
+from codesign.hardware.calibration import Arithmetic, Calibration, KernelClass, KernelFit
 from codesign.hardware.profile import HardwareProfile
 from codesign.ir.annotations import Provenance
 from codesign.plan.facts import NodeFacts
@@ -65,6 +66,11 @@ class CalibratedModel:
         """The profile's calibration."""
         assert self.profile.calibration is not None
         return self.profile.calibration
+
+    @cached_property
+    def _similar(self) -> Mapping[tuple[KernelClass, Arithmetic], SimilarKernels]:
+        fits = ((fit, fit.correction) for fit in self.calibration.fits)
+        return {(fit.kind, fit.arithmetic): SimilarKernels.of(found) for fit, found in fits if found is not None}
 
     @cached_property
     def _shapes(self) -> ShapeFactors:
@@ -118,7 +124,8 @@ class CalibratedModel:
         parts = term_seconds(fit, counts, self.profile.name)
         factor = 1.0
         if node.fused_into is None and fit.correction is not None:
-            factor = exp(fit.correction.logarithm(features_of(counts, node, bits, calibration.unit)))
+            similar = self._similar[fit.kind, fit.arithmetic]
+            factor = exp(similar.logarithm(features_of(counts, node, bits, calibration.unit)))
         if node.fused_into is None:
             factor *= self._shapes.factor(node, bits)
         by_bound = {"compute": 0.0, "memory": 0.0, "dispatch": 0.0}

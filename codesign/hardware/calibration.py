@@ -1,11 +1,7 @@
 """What a calibration found out about a device: seconds of interpretable terms, and a correction of what is left."""
 
-from collections.abc import Mapping
-from functools import cached_property
 from typing import Annotated, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from codesign.config import StrictModel
@@ -84,25 +80,6 @@ class Similarity(StrictModel):
         if len(self.weights) != len(self.points):
             raise ValueError(f"weights: got {len(self.weights)}, needs one for each of {len(self.points)} points")
         return self
-
-    @cached_property
-    def arrays(self) -> tuple[NDArray[np.float64], ...]:
-        """Means `[f]`, spreads `[f]`, points `[n, f]` and weights `[n]`."""
-        return tuple(np.asarray(values) for values in (self.means, self.spreads, self.points, self.weights))
-
-    def logarithm(self, features: Mapping[str, float]) -> float:
-        """The natural logarithm of the factor for one kernel.
-
-        Args:
-            features: By name; what a kernel does not have is 0.
-
-        Returns:
-            The logarithm.
-        """
-        means, spreads, points, weights = self.arrays
-        place = (np.asarray([features.get(name, 0.0) for name in self.features]) - means) / spreads
-        distances = np.sqrt(np.sum((points - place) ** 2, axis=1))
-        return float(self.variance * (weights @ np.exp(-distances / self.length)))
 
 
 class KernelFit(StrictModel):

@@ -6,6 +6,7 @@ import pytest
 
 from codesign.cost.calibrated import CalibratedModel
 from codesign.cost.roofline import RooflineModel
+from codesign.cost.similar_kernels import SimilarKernels
 from codesign.errors import InputError
 from codesign.hardware.calibration import Calibration, KernelFit, Similarity, Term, VectorUnit
 from codesign.hardware.catalog import load_profile
@@ -55,7 +56,7 @@ def test_a_correction_is_a_factor_on_the_kernel() -> None:
     kernel_s = plain.kernel_s(CONV, Widths(8, 8))[0]
     logarithm = 2.0 * (0.5 - 0.25 * exp(-5 / 5))  # the layer itself, and a kernel at a distance of 5
     assert model.kernel_s(CONV, Widths(8, 8))[0] == pytest.approx(kernel_s * exp(logarithm))
-    assert LIKE.logarithm({"weight_bits": 1e6}) == pytest.approx(0.0)  # unlike all that was measured
+    assert SimilarKernels.of(LIKE).logarithm({"weight_bits": 1e6}) == pytest.approx(0.0)  # unlike all that was measured
 
 
 def test_energy_is_the_rooflines_with_the_measured_latency() -> None:
