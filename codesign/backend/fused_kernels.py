@@ -15,7 +15,23 @@ from tvm.s_tir.stmt import SBlock
 
 from codesign.backend.kernels.packing import LANES
 from codesign.backend.kernels.row_statistics import MINIMUM_PARALLEL_ELEMENTS
+from codesign.backend.network_function import is_view
 from codesign.backend.value_store import OPAQUE
+
+
+def keep_views(module: tvm.IRModule) -> tvm.IRModule:
+    """Keeps reshapes from being fused: alone they move nothing, inside a kernel they hide what lies side by side.
+
+    Args:
+        module: The network before fusion, with the kinds of its functions.
+
+    Returns:
+        The module, its reshapes marked.
+    """
+    for name, function in module.functions_items():
+        if isinstance(function, tirx.PrimFunc) and is_view(function):
+            module.update_func(name, function.with_attr("op_pattern", OPAQUE))
+    return module
 
 
 def schedule_fused_kernels(module: tvm.IRModule, threads: int) -> tvm.IRModule:

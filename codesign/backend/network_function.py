@@ -163,7 +163,7 @@ def _read(module: tvm.IRModule) -> Steps:
         elif isinstance(value, ir.Call) and getattr(value.op, "name", "") == "relax.call_tir":
             kernel, given = value.args[0], list(value.args[1].fields)
             operands = tuple(x if isinstance(x, ir.GenericConst) else places[x][0] for x in given)
-            if _is_view(module[kernel]) and isinstance(operands[0], int):
+            if is_view(module[kernel]) and isinstance(operands[0], int):
                 places[binding.var] = (operands[0],)
                 continue
             types = value.ty.fields if isinstance(value.ty, ir.TupleType) else [value.ty]
@@ -179,7 +179,15 @@ def _read(module: tvm.IRModule) -> Steps:
     return Steps(tuple(calls), tuple(sizes), output)
 
 
-def _is_view(function: tirx.PrimFunc) -> bool:
+def is_view(function: tirx.PrimFunc) -> bool:
+    """Whether a kernel only gives its operand another shape.
+
+    Args:
+        function: The kernel.
+
+    Returns:
+        True if calling it can be left out.
+    """
     return len(function.params) == 2 and bool(relax.analysis.has_reshape_pattern(function))
 
 

@@ -143,7 +143,7 @@ def _build(
     import tvm
     from tvm import relax
 
-    from codesign.backend.fused_kernels import schedule_fused_kernels
+    from codesign.backend.fused_kernels import keep_views, schedule_fused_kernels
     from codesign.backend.kernels.instruction_set import instruction_set
     from codesign.backend.network_function import PIPELINE, RELAX_PIPELINE, one_function
     from codesign.backend.relax_builder import build_module
@@ -153,13 +153,9 @@ def _build(
         with target:
             built = build_module(network, instruction_set(target, float_products), threads, choices)
             passes = relax.transform
-            fused = tvm.transform.Sequential([
-                passes.FastMathTransform(),
-                passes.LegalizeOps(),
-                passes.AnnotateTIROpPattern(),
-                passes.FuseOps(),
-                passes.FuseTIR(),
-            ])(built.module)
+            steps = [passes.FastMathTransform(), passes.LegalizeOps(), passes.AnnotateTIROpPattern()]
+            legal = keep_views(tvm.transform.Sequential(steps)(built.module))
+            fused = tvm.transform.Sequential([passes.FuseOps(), passes.FuseTIR()])(legal)
             single = one_function(schedule_fused_kernels(fused, threads))
             executable = relax.build(single.module, target, relax_pipeline=RELAX_PIPELINE, tir_pipeline=PIPELINE)
     except CompileError as error:

@@ -6,7 +6,8 @@ import tvm
 from tvm import relax, tirx
 from tvm.s_tir import Schedule
 
-from codesign.backend.fused_kernels import schedule_fused_kernels
+from codesign.backend.fused_kernels import keep_views, schedule_fused_kernels
+from codesign.backend.network_function import is_view
 
 SHAPE = (1, 5, 7, 48)
 
@@ -47,3 +48,20 @@ def test_operands_of_one_shape_are_treated_in_vectors() -> None:
     text = str(_kernel(schedule_fused_kernels(_fused(SHAPE, SHAPE), 1)))
     assert "T.vectorized(16)" in text.replace("T.int64(16)", "16")
     assert "vectorized" not in str(_kernel(schedule_fused_kernels(_fused(SHAPE, (1, 1, 1, 48)), 1)))
+
+
+def test_reshapes_stay_apart_from_the_kernels_around_them() -> None:
+    builder = relax.BlockBuilder()
+    x, y = (relax.Var(name, relax.TensorType(SHAPE, "float32")) for name in "xy")
+    with builder.function("main", [x, y]):
+        with builder.dataflow():
+            row = builder.emit(relax.op.reshape(builder.emit(relax.op.add(x, y)), (1, 35, 48)))
+            result = builder.emit_output(relax.op.nn.relu(row))
+        builder.emit_func_output(result)
+    passes = relax.transform
+    legal = tvm.transform.Sequential([passes.LegalizeOps(), passes.AnnotateTIROpPattern()])(builder.get())
+    fused = tvm.transform.Sequential([passes.FuseOps(), passes.FuseTIR()])(keep_views(legal))
+    kernels = [f for _, f in fused.functions_items() if isinstance(f, tirx.PrimFunc)]
+    assert sorted(is_view(kernel) for kernel in kernels) == [False, False, True]
+    text = str(schedule_fused_kernels(fused, 1)).replace("T.int64(16)", "16")
+    assert text.count("T.vectorized(16)") == 2
