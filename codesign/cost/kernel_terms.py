@@ -46,14 +46,14 @@ merged into another's kernel only adds what it reads by itself (`merged_elements
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import log
 
 from codesign.cost.amx_loops import AmxLoops
 from codesign.cost.depthwise_terms import depthwise_applies, depthwise_terms
 from codesign.cost.kernel_tiles import TiledLoops, is_depthwise, tiled_loops
 from codesign.cost.operators import moved_elements
-from codesign.cost.pooling_terms import pooling_terms
+from codesign.cost.pooling_terms import pixel_vectors, pooling_terms
 from codesign.hardware.calibration import Arithmetic, KernelClass, VectorUnit
 from codesign.hardware.profile import MemoryLevel
 from codesign.plan.facts import NodeFacts, packed_weight_bytes
@@ -284,17 +284,9 @@ def _moving_terms(node: NodeFacts, bits: Widths, memories: tuple[MemoryLevel, ..
     }
     if node.op_type in WINDOWS and node.channels:
         pixels = node.output_elements / node.channels
-        line = LINE * 8 // bits.activation
         terms["pixels"] = pixels
-        terms["vectors"] = pixels * sum(_vectors_of(round(written / pixels), line))
+        terms["vectors"] = pixels * sum(pixel_vectors(round(written / pixels), bits.activation // 8).values())
     return terms
-
-
-def _vectors_of(size: int, widest: int) -> Iterator[int]:
-    """How many vectors of each width move the channels of a pixel."""
-    while size and widest:
-        yield size // widest
-        size, widest = size % widest, widest // 2
 
 
 def _crowded_streams(loops: TiledLoops, node: NodeFacts, element: float, small: float) -> int:

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from codesign.cost.amx_loops import AmxLoops, StoredChannels, amx_applies, amx_loops
 from codesign.cost.bfloat16_loops import bfloat16_applies, bfloat16_loops, stored_for_bfloat16
+from codesign.cost.window_taps import padded_elements
 from codesign.hardware.calibration import VectorUnit
 from codesign.plan.facts import ConvGeometry
 
@@ -100,7 +101,7 @@ def tiled_loops(geometry: ConvGeometry, integers: bool, unit: VectorUnit) -> Til
     out_height, out_width = geometry.output_size
     taps = geometry.kernel[0] * geometry.kernel[1]
     rows = geometry.batch
-    padded = _padded_elements(geometry, stored_in)
+    padded = padded_elements(geometry, stored_in)
     flat = taps == 1 and geometry.stride == (1, 1) and not padded
     pixels = rows * out_height * out_width
     if pixels == 1 and taps == 1 and geometry.groups == 1:
@@ -187,18 +188,6 @@ def _stored_channels(geometry: ConvGeometry, integers: bool, lanes: int) -> int:
     if channels > 4:  # what another layer made
         return _round_up(channels, lanes)
     return _round_up(channels, 4) if integers else channels
-
-
-def _padded_elements(geometry: ConvGeometry, channels: int) -> int:
-    reach = [
-        (out - 1) * stride + dilation * (kernel - 1) + 1
-        for out, stride, dilation, kernel in zip(
-            geometry.output_size, geometry.stride, geometry.dilation, geometry.kernel, strict=True
-        )
-    ]
-    if all(size <= given for size, given in zip(reach, geometry.input_size, strict=True)):
-        return 0
-    return reach[0] * reach[1] * channels
 
 
 @lru_cache(maxsize=4096)

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import exp, fsum, log
 
+from codesign.cost.table import Workload, workload_of
 from codesign.files import digest_of
 from codesign.hardware.calibration import MeasuredShape
-from codesign.plan.facts import ConvGeometry, NodeFacts
+from codesign.plan.facts import NodeFacts
 from codesign.quantization.scheme import Widths
+
+ANY_WIDTHS = Widths(0, 0)
+"""Stands for all widths in the name of a shape."""
 
 
 def shape_of(node: NodeFacts) -> str:
@@ -24,20 +28,12 @@ def shape_of(node: NodeFacts) -> str:
     Returns:
         A digest.
     """
-    merged = tuple(other.op_type for other in node.merged)
-    return _digest(node.op_type, node.input_elements, node.output_elements, node.geometry, node.window, merged)
+    return _digest(workload_of(node, ANY_WIDTHS))
 
 
 @lru_cache(maxsize=65_536)
-def _digest(
-    op_type: str,
-    inputs: int,
-    outputs: int,
-    geometry: ConvGeometry | None,
-    window: ConvGeometry | None,
-    merged: tuple[str, ...],
-) -> str:
-    return digest_of(repr((op_type, inputs, outputs, geometry, window, merged)))[:12]
+def _digest(workload: Workload) -> str:
+    return digest_of(repr(workload))[:12]
 
 
 @dataclass(frozen=True)

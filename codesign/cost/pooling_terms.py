@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
-from codesign.cost.window_taps import window_taps
+from codesign.cost.window_taps import padded_elements, window_taps
 from codesign.plan.facts import ConvGeometry
 from codesign.quantization.scheme import Widths
 
@@ -71,17 +71,10 @@ def pooling_loops(window: ConvGeometry, element_bytes: int) -> PoolingLoops:
     pixels = window.batch * window.output_size[0] * window.output_size[1]
     if all(all(axis) for axis in axes) and terms <= MOST_TERMS:
         taps = window.batch * sum(map(len, axes[0])) * sum(map(len, axes[1]))
-        return PoolingLoops(True, taps, pixels, _spans(channels, LINE_BYTES // element_bytes, element_bytes), 0)
+        return PoolingLoops(True, taps, pixels, pixel_vectors(channels, element_bytes), 0)
     widest = LINE_BYTES // element_bytes
     lanes = next(v for v in (64, 32, 16, 8, 4, 2, 1) if v <= widest and channels % v == 0)
-    reach = [
-        (out - 1) * stride + dilation * (kernel - 1) + 1
-        for out, stride, dilation, kernel in zip(
-            window.output_size, window.stride, window.dilation, window.kernel, strict=True
-        )
-    ]
-    is_padded = any(size > given for size, given in zip(reach, window.input_size, strict=True))
-    padded = window.batch * reach[0] * reach[1] * channels if is_padded else 0
+    padded = window.batch * padded_elements(window, channels)
     taps = pixels * window.kernel[0] * window.kernel[1]
     return PoolingLoops(False, taps, pixels, {lanes * element_bytes: channels // lanes}, padded)
 
@@ -139,9 +132,18 @@ def split_vectors(vectors: Mapping[int, int]) -> float:
     return split / TURNS
 
 
-def _spans(channels: int, lanes: int, element_bytes: int) -> Mapping[int, int]:
-    """Vectors of one pixel by their bytes, the widest first."""
+def pixel_vectors(channels: int, element_bytes: int) -> Mapping[int, int]:
+    """Vectors that move the channels of a pixel: the widest first, then one of each smaller width where it is needed.
+
+    Args:
+        channels: As stored.
+        element_bytes: Of a channel.
+
+    Returns:
+        Numbers of vectors by their bytes.
+    """
     found: dict[int, int] = {}
+    lanes = LINE_BYTES // element_bytes
     while channels:
         if channels // lanes:
             found[lanes * element_bytes] = channels // lanes

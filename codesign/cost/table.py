@@ -24,7 +24,7 @@ from codesign.hardware.profile import HardwareProfile
 from codesign.ir.annotations import Provenance
 from codesign.plan.facts import ConvGeometry, GraphFacts, NodeFacts
 from codesign.plan.plan import Plan
-from codesign.quantization.scheme import BitWidths
+from codesign.quantization.scheme import BitWidths, Widths
 
 ONE_WORD = 1.0
 """Prior at which a prediction counts as one observation."""
@@ -72,7 +72,7 @@ class Workload:
     merged: tuple[MergedWork, ...]
 
 
-def workload_of(node: NodeFacts, bits: BitWidths) -> Workload:
+def workload_of(node: NodeFacts, bits: Widths) -> Workload:
     """What a kernel computes.
 
     Args:

@@ -1,4 +1,4 @@
-"""What windows see of an image, where kernels read it without a copy that holds the padding."""
+"""What windows see of an image where kernels read it as it is, and how large its copy with padding is where not."""
 
 from codesign.plan.facts import ConvGeometry
 
@@ -19,3 +19,24 @@ def window_taps(window: ConvGeometry, axis: int) -> list[tuple[int, ...]]:
     before = -(-missing // 2)
     starts = [position * stride - before for position in range(out)]
     return [tuple(t for t in range(kernel) if 0 <= start + t * dilation < size) for start in starts]
+
+
+def padded_elements(window: ConvGeometry, channels: int) -> int:
+    """Elements of the copy that other kernels make of an image with its padding.
+
+    Args:
+        window: Loop bounds.
+        channels: Channels of the image as stored.
+
+    Returns:
+        Elements of one sample; 0 where nothing is padded.
+    """
+    reach = [
+        (out - 1) * stride + dilation * (kernel - 1) + 1
+        for out, stride, dilation, kernel in zip(
+            window.output_size, window.stride, window.dilation, window.kernel, strict=True
+        )
+    ]
+    if all(size <= given for size, given in zip(reach, window.input_size, strict=True)):
+        return 0
+    return reach[0] * reach[1] * channels

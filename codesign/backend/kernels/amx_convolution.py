@@ -89,8 +89,7 @@ def amx_tiling(shape: ConvolutionShape, threads: int) -> AmxTiling:
     """
     used = threads if worth_threads(shape) else 1
     share = shares(shape, used)
-    tiles = amx_tiles(replace(shape, out_channels=share.blocks * LANES), share.rows, share.columns)
-    return AmxTiling(tiles.pixels, tiles.channels, tiles.pixels_outside, used, share.blocks < shape.blocks)
+    return _usual_tiling(shape, share, share, used)
 
 
 def bfloat16_tiling(shape: ConvolutionShape, threads: int) -> AmxTiling:
@@ -105,9 +104,13 @@ def bfloat16_tiling(shape: ConvolutionShape, threads: int) -> AmxTiling:
     """
     used = threads if worth_threads(shape) else 1
     share = shares(shape, used)
-    part = parts(shape, share)
-    tiles = amx_tiles(replace(shape_in_bytes(shape), out_channels=share.blocks * LANES), part.rows, part.columns)
-    return AmxTiling(tiles.pixels, tiles.channels, tiles.pixels_outside, used, share.blocks < shape.blocks)
+    return _usual_tiling(shape_in_bytes(shape), share, parts(shape, share), used)
+
+
+def _usual_tiling(shape: ConvolutionShape, share: Share, part: Share, threads: int) -> AmxTiling:
+    """What the rules choose for a part of what one thread computes; input channels are counted in bytes."""
+    tiles = amx_tiles(replace(shape, out_channels=part.blocks * LANES), part.rows, part.columns)
+    return AmxTiling(tiles.pixels, tiles.channels, tiles.pixels_outside, threads, share.blocks < shape.blocks)
 
 
 def amx_convolution(

@@ -9,6 +9,7 @@ from tvm.tirx.script.builder import ir as build
 
 from codesign.backend.kernels.bfloat16 import ELEMENT_BYTES, store_rounded
 from codesign.backend.kernels.geometry import ConvolutionShape
+from codesign.backend.kernels.vectors import spans
 
 Expression = Any
 """A TIR expression, or a number."""
@@ -82,10 +83,10 @@ def padded(shape: ConvolutionShape, rows: int, x: Buffer, fill: Expression, top:
     copy = build.sblock_alloc_buffer((height * width * channels,), "uint8")
 
     def move(source: Expression, place: Expression, size: int) -> None:
-        for first, count, lanes in _vectors(size):
-            with build.serial(0, count) as number, build.vectorized(0, lanes) as lane:
-                value = x[0, source, 0, first + number * lanes + lane]
-                build.buffer_store(copy, value, [place + first + number * lanes + lane])
+        for span in spans(size):
+            with build.serial(0, span.count) as number, build.vectorized(0, span.lanes) as lane:
+                byte = span.first + number * span.lanes + lane
+                build.buffer_store(copy, x[0, source, 0, byte], [place + byte])
 
     _copy_rows(shape, (height, width), copy, fill, top, move)
     return copy
@@ -160,17 +161,6 @@ def _copy_rows(
 
 
 def _fill(copy: Buffer, value: Expression, start: Expression, size: int) -> None:
-    for first, count, lanes in _vectors(size):
-        with build.serial(0, count) as number, build.vectorized(0, lanes) as lane:
-            build.buffer_store(copy, value, [start + first + number * lanes + lane])
-
-
-def _vectors(size: int) -> list[tuple[int, int, int]]:
-    """First byte, number and size of the vectors that cover some bytes."""
-    found, first = [], 0
-    for lanes in (64, 32, 16, 8, 4):
-        count = (size - first) // lanes
-        if count:
-            found.append((first, count, lanes))
-            first += count * lanes
-    return found
+    for span in spans(size):
+        with build.serial(0, span.count) as number, build.vectorized(0, span.lanes) as lane:
+            build.buffer_store(copy, value, [start + span.first + number * span.lanes + lane])

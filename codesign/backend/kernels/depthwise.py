@@ -39,7 +39,7 @@ def depthwise_applies(shape: ConvolutionShape) -> bool:
     Returns:
         True for one filter a channel, unless windows are so large that most columns reach into the padding.
     """
-    if shape.groups == 1 or not shape.group_in == shape.group_out == 1 or shape.in_channels != shape.out_channels:
+    if not shape.is_depthwise or shape.in_channels != shape.out_channels:
         return False
     return products_named(shape, PIXELS, BLOCKS) <= MOST_PRODUCTS
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from codesign.backend.kernel_candidates import candidates
-from codesign.backend.kernels import amx_tiles, depthwise
+from codesign.backend.kernels import amx_tiles
 from codesign.backend.kernels.epilogue import Clamp
 from codesign.backend.kernels.geometry import ConvolutionShape
-from codesign.backend.kernels.instruction_set import InstructionSet, instruction_set
+from codesign.backend.kernels.instruction_set import instruction_set
 from codesign.backend.kernels.packing import round_up
 from codesign.backend.kernels.parameters import KernelParameters
 from codesign.backend.layers import described, kernel_function, layer_constants
@@ -397,40 +397,3 @@ def _check_floats(case: Case, mcpu: str | None, place: float = 0.0) -> None:
     expected = torch.relu(expected) if case.relu else expected
     got = _run(layer, x, residual, mcpu, choose=lambda ways: ways[int(place * len(ways))])
     np.testing.assert_allclose(got, expected.numpy(), rtol=1e-4, atol=1e-4)
-
-
-def test_instruction_sets() -> None:
-    assert instruction_set(_target("sapphirerapids")) == InstructionSet(vnni=True, registers=31, amx=True)
-    assert instruction_set(_target("cascadelake")) == InstructionSet(vnni=True, registers=31)
-    assert instruction_set(_target("skylake-avx512")) == InstructionSet(vnni=False, registers=31)
-    assert instruction_set(_target(PORTABLE)) == InstructionSet(vnni=False, registers=7)
-    assert instruction_set(_target("x86-64")) == InstructionSet(vnni=False, registers=4)
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize(
-    "window",
-    [
-        SpatialWindow((3, 3), pads=(1, 1, 1, 1)),
-        SpatialWindow((3, 3), (2, 2), pads=(1, 1, 1, 1)),
-        SpatialWindow((5, 5), pads=(2, 2, 2, 2)),
-        SpatialWindow((3, 3), dilation=(2, 2), pads=(2, 2, 2, 2)),
-        SpatialWindow((2, 3), (1, 2), pads=(1, 0, 2, 1)),
-        SpatialWindow((1, 1)),
-    ],
-)
-def test_depthwise_layers_in_float32(window: SpatialWindow, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(depthwise, "MINIMUM_PARALLEL_MACS", 0)
-    case = Case((9, 11), 1, 1, 40, window, residual=True, relu=True)
-    layer = _layer(case, quantized=False)
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal(layer.x.shape).astype(np.float32)
-    residual = rng.standard_normal(layer.output.shape).astype(np.float32)
-    top, left, bottom, right = window.pads
-    padded = torch.nn.functional.pad(torch.from_numpy(x).double(), (left, right, top, bottom))
-    weight, bias = (torch.from_numpy(np.asarray(v)).double() for v in (layer.weight.values, layer.bias))
-    expected = torch.nn.functional.conv2d(padded, weight, bias, window.stride, 0, window.dilation, 40)
-    expected = torch.relu(expected + torch.from_numpy(residual).double())
-    for place in (0, threads, -1):  # the rules', another tile, the general convolution
-        got = _run(layer, x, residual, None, threads, itemgetter(place))
-        np.testing.assert_allclose(got, expected.numpy(), rtol=1e-4, atol=1e-4)
