@@ -144,7 +144,7 @@ def _global_rules(
     """A dimension keeps its name, and so its layout, until a reshape; sums are all-reduced at once."""
     options: list[tuple[Option, ...]] = []
     for op in network.operators:
-        items = [s for s in _of_grid(op, pricing, grid) if _is_rule(op, s, grid)]
+        items = [s for s in _of_grid(op, pricing, grid) if _is_rule(op, s, grid) and _is_shared(op, s, pricing)]
         if not items:
             return
         if op.is_weighted and not redistribution:
@@ -176,6 +176,16 @@ def _is_rule(op: Operator, item: Strategy, grid: tuple[int, ...]) -> bool:
         and not SPATIAL & set(named)
         and all(op.loop_of[name].size % item.parts_of(name) == 0 for name in named)
     )
+
+
+def _is_shared(op: Operator, item: Strategy, pricing: Pricing) -> bool:
+    """Whether a strategy shares an operator with a weight among all devices, where any grid of them allows that.
+
+    The optimum is held to the same: devices that do alike have nothing to send, and would be the best of all modes.
+    """
+    if not op.is_weighted or None not in item.loops:
+        return True
+    return any(None in other.loops for other in strategies_of(op, pricing.mesh, pricing.idle))
 
 
 def _mask(network: Network, producer: int, consumer: int, options: Sequence[Sequence[Option]]) -> "np.ndarray":

@@ -95,6 +95,21 @@ def test_no_restricted_mode_is_better(network: Network, pricing: Pricing, redist
             assert best.value <= found.value * (1 + 1e-9) + 1e-11
 
 
+def test_a_restricted_mode_may_not_leave_devices_alike_where_the_optimum_may_not() -> None:
+    """A batch of 4 and 4 channels on 6 devices: divisible by no flat grid, shared by 3 x 2."""
+    image, weight = Operand("x", (4, 4), "activation"), Operand("dense:weight", (4, 4), "parameter")
+    loops = (Loop("batch", 4, (0, None), 0), Loop("out", 4, (None, 0), 1), Loop("in", 4, (1, 1), None))
+    dense = Operator("dense", "Gemm", (image, weight), (Result("y", (4, 4)),), loops, 64, True, True)
+    end = Operator("output", "Output", (Operand("y", (4, 4), "activation"),), (), (Loop("batch", 4, (0,), 0),), 0)
+    network = Network("small", "small", (dense, end), 4, "x")
+    pricing = Pricing(grid_of_devices(6, SLOW), True, Objective(1.0))
+    best = plan(network, pricing, "optimal", False)
+    assert best is not None
+    for mode in MODES:
+        found = plan(network, pricing, mode, False)
+        assert found is None or best.value <= found.value * (1 + 1e-9) + 1e-11, mode
+
+
 @settings(max_examples=15, deadline=None)
 @given(network=networks(4), pricing=pricings())
 def test_the_reported_price_is_what_was_minimised(network: Network, pricing: Pricing) -> None:
