@@ -173,7 +173,6 @@ def main(path: str) -> None:
     Args:
         path: File that `IsolatedCandidateCompiler` wrote.
     """
-    sys.modules["torch"] = None  # type: ignore[assignment]  # as in tvm_process.py
     request = json.loads(Path(path).read_text())
     candidates = [PARAMETERS.validate_python(values) for values in request["candidates"]]
     target = Target.model_validate_json(request["target"])

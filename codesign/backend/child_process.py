@@ -3,15 +3,16 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from codesign.backend.start import start_command
 
 
 def run_module(
     module: str, argument: Path, environment: Mapping[str, str], timeout_s: float | None, log: Path
 ) -> str | None:
-    """Runs `python -m MODULE ARGUMENT` and waits; whatever is left of its process group is killed at the end.
+    """Runs a module of the backend and waits; whatever is left of its process group is killed at the end.
 
     Args:
         module: Dotted name of the module.
@@ -23,7 +24,7 @@ def run_module(
     Returns:
         Why it failed, or None.
     """
-    return run_command([sys.executable, "-m", module, str(argument)], environment, timeout_s, log)
+    return run_command(start_command(module, str(argument)), environment, timeout_s, log)
 
 
 def run_command(
@@ -58,9 +59,21 @@ def run_command(
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     if code > 0:
-        lines = log.read_text(errors="replace").strip().splitlines() or ["no message"]
-        return f"failed: {lines[-1].strip()}"
+        return f"failed: {last_message(log)}"
     return None
+
+
+def last_message(log: Path) -> str:
+    """What a process said last.
+
+    Args:
+        log: Its output.
+
+    Returns:
+        The last line that is not one of TVM's own warnings, which come after an error as things are torn down.
+    """
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line and ": Warning: " not in line), "no message")
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -16,7 +15,9 @@ from pathlib import Path
 from typing import Protocol
 
 from codesign.backend.base import Artifact
+from codesign.backend.child_process import last_message
 from codesign.backend.kernel_table import KernelArgument, KernelCall
+from codesign.backend.start import RUNTIME_ALONE, start_command
 from codesign.errors import MeasurementError
 
 STEADY = 0.03
@@ -271,11 +272,11 @@ def _stream(
     """Yields what the process prints, line by line; returns why it failed, or None."""
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "codesign.backend.kernel_worker", str(request)],
+            start_command("codesign.backend.kernel_worker", str(request)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env=os.environ | environment,
+            env=os.environ | RUNTIME_ALONE | environment,
             start_new_session=True,
         )
         timer = threading.Timer(timeout_s, _kill, [process])
@@ -295,8 +296,7 @@ def _stream(
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     if code > 0:
-        lines = log.read_text(errors="replace").strip().splitlines() or ["no message"]
-        return f"failed: {lines[-1].strip()}"
+        return f"failed: {last_message(log)}"
     return None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm.runtime.vm import VirtualMachine
 
 from codesign.backend.kernel_table import KernelArgument, KernelCall
 from codesign.backend.kernel_timing import NETWORK, read_request
@@ -94,7 +94,7 @@ def _network(library: str, shape: tuple[int, ...], sample_s: float) -> Samples:
     Returns:
         How to take a number of samples in seconds a call.
     """
-    function = relax.VirtualMachine(tvm.runtime.load_module(library), tvm.cpu())["main"]
+    function = VirtualMachine(tvm.runtime.load_module(library), tvm.cpu())["main"]
     image = tvm.runtime.tensor(np.zeros(shape, np.float32))
 
     def seconds(number: int) -> float:

@@ -1,22 +1,33 @@
 """How long each layer of a compiled network takes, by the names of the ONNX nodes.
 
 The compiler's table says which kernels compute which node. Each kernel is timed by itself, where its weights stay in
-the caches and nothing stands between two calls; the sum over all calls is then not the network's own latency, so every
-layer is scaled by the same factor to make it that.
+the caches and nothing stands between two calls, and the whole network beside them. What the network takes beyond its
+kernels is the price of calling it, an entry of its own: one or two microseconds, most of a small network's latency.
+Where the kernels alone take longer than the network, there is no such entry. All are then scaled by the same factor, so
+that they add up to the network's latency, which was measured at another time and clock.
 """
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from codesign.backend.base import Artifact
-from codesign.backend.kernel_table import KernelCall, read_kernel_calls
-from codesign.backend.kernel_timing import KernelRunner, KernelTimingSettings, ReferenceKernel, usual_reference_s
+from codesign.backend.kernel_table import KernelArgument, KernelCall, read_kernel_calls
+from codesign.backend.kernel_timing import (
+    NETWORK,
+    KernelRunner,
+    KernelTimingSettings,
+    ReferenceKernel,
+    usual_reference_s,
+)
+from codesign.backend.sidecar import read_sidecar
 from codesign.errors import MeasurementError
 
 REST = "(between layers)"
 """Stands for kernels that no single node accounts for."""
+CALL = "(calling the network)"
+"""Stands for what a network takes beyond its kernels."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +35,10 @@ class LayerTime:
     """One layer.
 
     Attributes:
-        layer: Name of the ONNX node.
-        kernels: Functions that compute it, in order.
+        layer: Name of the ONNX node, `REST` or `CALL`.
+        kernels: Functions that compute it, in order; none for `CALL`.
         seconds: Its share of the network's latency.
-        alone_s: What its kernels take by themselves.
+        alone_s: What its kernels take by themselves; of `CALL`, what they leave of the network beside them.
     """
 
     layer: str
@@ -48,7 +59,7 @@ def layer_times(
         settings: How.
 
     Returns:
-        One entry for each layer, in the order in which they run.
+        One entry for each layer, in the order in which they run, and `CALL`.
 
     Raises:
         MeasurementError: No kernel could be timed.
@@ -58,21 +69,26 @@ def layer_times(
         raise MeasurementError(f"{artifact.path}: calls no kernel, so it has no layers to time")
     distinct = list({call.kernel: call for call in calls}.values())
     reference = ReferenceKernel(artifact, max(distinct, key=_bytes_of))
-    timings = list(runner.time_kernels(artifact, distinct, reference, settings))
+    whole = KernelCall(NETWORK, "", (KernelArgument(read_sidecar(artifact.path).input_shape, "float32"),))
+    timings = list(runner.time_kernels(artifact, [*distinct, whole], reference, settings))
     usual_s = usual_reference_s(timings)
-    return scaled_layers(calls, {timing.kernel: timing.seconds(usual_s) for timing in timings}, network_s)
+    timed = {timing.kernel: timing.seconds(usual_s) for timing in timings}
+    return scaled_layers(calls, timed, network_s, timed.pop(NETWORK, 0.0))
 
 
-def scaled_layers(calls: Sequence[KernelCall], timed: dict[str, float], network_s: float) -> tuple[LayerTime, ...]:
+def scaled_layers(
+    calls: Sequence[KernelCall], timed: Mapping[str, float], network_s: float, beside_s: float = 0.0
+) -> tuple[LayerTime, ...]:
     """Adds up kernels by layer and scales them to the network's latency.
 
     Args:
         calls: Of one run, in order.
         timed: Seconds of each kernel by itself; kernels that are only views of memory are not in it.
         network_s: What all shall add up to.
+        beside_s: The network, timed beside the kernels; 0 where it was not.
 
     Returns:
-        One entry for each layer.
+        One entry for each layer, and one for `CALL` where the network took longer than its kernels.
 
     Raises:
         MeasurementError: None of the calls was timed.
@@ -85,10 +101,10 @@ def scaled_layers(calls: Sequence[KernelCall], timed: dict[str, float], network_
     total = math.fsum(alone.values())
     if total <= 0:
         raise MeasurementError("none of the network's kernels could be timed; compile it again")
-    return tuple(
-        LayerTime(layer, tuple(kernels), alone[layer] * network_s / total, alone[layer])
-        for layer, kernels in of_layer.items()
-    )
+    times = [LayerTime(layer, tuple(kernels), 0.0, alone[layer]) for layer, kernels in of_layer.items()]
+    if beside_s > total:
+        times.append(LayerTime(CALL, (), 0.0, beside_s - total))
+    return rescaled(times, network_s)
 
 
 def rescaled(layers: Sequence[LayerTime], network_s: float) -> tuple[LayerTime, ...]:

@@ -14,6 +14,7 @@ from codesign.backend.child_process import run_module
 from codesign.backend.images import check_images, check_outputs
 from codesign.backend.shared_library import refuse_other_machine
 from codesign.backend.sidecar import Sidecar, read_sidecar
+from codesign.backend.start import RUNTIME_ALONE
 from codesign.backend.worker import Request
 from codesign.errors import MeasurementError
 from codesign.hardware.power import SYSFS
@@ -104,7 +105,7 @@ def _write_request(
 def _run_worker(
     request: Path, settings: MeasurementSettings, artifact: Artifact, sidecar: Sidecar, folder: Path
 ) -> None:
-    threads = {"TVM_NUM_THREADS": str(settings.threads), "OMP_NUM_THREADS": str(settings.threads)}
+    threads = RUNTIME_ALONE | {"TVM_NUM_THREADS": str(settings.threads), "OMP_NUM_THREADS": str(settings.threads)}
     reason = run_module("codesign.backend.worker", request, threads, settings.timeout_s, folder / "log.txt")
     if reason is not None:
         hint = (

@@ -20,12 +20,11 @@ from codesign.backend.rpc_tracker import wait_for_server
 from codesign.backend.shared_library import library_machine
 from codesign.backend.sidecar import read_sidecar
 from codesign.backend.staged_process import START, StageError, stream_results
+from codesign.backend.start import RUNTIME_ALONE
 from codesign.backend.tvm_compiler import KERNELS_SUFFIX
 from codesign.errors import DeviceError, InputError, MeasurementError
 from codesign.hardware.target import RpcServer
 
-RUNTIME_ALONE = {"TVM_USE_RUNTIME_LIB": "1"}
-"""Environment in which TVM leaves its compiler out, so that a process starts a second earlier."""
 _SESSION_ENDED, _SHUT_DOWN = "RPCSessionTimeoutError", "kShutdown"
 """In what TVM says where a server ended the session after its time, and where it vanished."""
 _DOING = {

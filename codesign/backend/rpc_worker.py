@@ -45,7 +45,9 @@ def _run(session: Session, request: RunRequest) -> tuple[NDArray[np.float64], ND
     machine.save_function("main", "timed", image, include_return=False)
     if request.warm_up:
         machine.time_evaluator("timed", device, number=request.warm_up, repeat=1)()
-    timed = machine.time_evaluator("timed", device, number=request.runs_per_sample, repeat=request.repeats)()
+    timed = machine.time_evaluator(
+        "timed", device, number=request.runs_per_sample, repeat=request.repeats, min_repeat_ms=1
+    )()
     return np.array(timed.results), outputs
 
 

@@ -10,13 +10,13 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
+from codesign.backend.start import start_command
 from codesign.errors import InputError
 
 START = "start"
@@ -41,7 +41,7 @@ class StageError(Exception):
 def stream_results(
     module: str, request: Path, environment: Mapping[str, str], limits_s: Mapping[str, float], log: Path
 ) -> Iterator[dict[str, object]]:
-    """Runs `python -m MODULE REQUEST`; it and all that it started are gone when the iterator ends, however it ends.
+    """Runs a module of the backend; it and all that it started are gone when the iterator ends, however it ends.
 
     Args:
         module: Dotted name of the module.
@@ -59,7 +59,7 @@ def stream_results(
     """
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, str(request)],
+            start_command(module, str(request)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -67,8 +67,6 @@ def main(path: str) -> None:
     Args:
         path: File that `IsolatedTvmCompiler` wrote.
     """
-    # tvm_ffi imports torch where it is installed, which takes longer than compiling a small network and serves nothing
-    sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to make an import fail
     request = json.loads(Path(path).read_text())
     target = Target.model_validate_json(request["target"])
     try:

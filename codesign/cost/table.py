@@ -245,11 +245,13 @@ class TabledModel:
         base: The other model.
         table: Measured kernels.
         prior: Observations that the other model's prediction of a kernel counts as; from 0 up.
+        run_s: Seconds that a run takes beyond its kernels; they are on the first node that multiplies.
     """
 
     base: CostModel
     table: LatencyTable
     prior: float = 0.0
+    run_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.prior < math.inf:
@@ -282,11 +284,23 @@ class TabledModel:
             return cost
         if node.fused_into is not None:
             return self._taking(cost, 0.0)
+        return self._taking(cost, self.kernel_s(node, bits) + (self.run_s if node.is_first else 0.0))
+
+    def kernel_s(self, node: NodeFacts, bits: BitWidths) -> float:
+        """Seconds of one kernel, without what a run takes beyond its kernels.
+
+        Args:
+            node: A node that begins a kernel.
+            bits: Its widths.
+
+        Returns:
+            Seconds.
+        """
         predicted_s, entry = kernel_latency_s(self.base, node, bits), self.table.find(workload_of(node, bits))
         if entry is None:
-            return self._taking(cost, predicted_s)
+            return predicted_s
         together = entry.observations * entry.seconds + self.prior * predicted_s
-        return self._taking(cost, together / (entry.observations + self.prior))
+        return together / (entry.observations + self.prior)
 
     def coverage(self, facts: GraphFacts, plan: Plan) -> Coverage:
         """How much of the latency of a plan is measured.

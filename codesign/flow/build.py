@@ -18,6 +18,7 @@ from codesign.flow.context import RunContext
 from codesign.flow.prepare import GRAPH, LOWERED, versions
 from codesign.flow.runners import runner_of
 from codesign.hardware.host import detect_host
+from codesign.ir.annotations import Provenance
 from codesign.ir.program import Program
 from codesign.ir.serialization import load_graph, save_graph
 from codesign.pass_manager.base import PassContext
@@ -273,16 +274,25 @@ def latency_of(name: str, measurement: Measurement) -> Latency:
     Returns:
         Median, least sample and spread.
     """
-    samples = sorted(measurement.latencies_s)
+    return summed_up(name, measurement.latencies_s, measurement.threads, measurement.provenance)
+
+
+def summed_up(name: str, samples_s: Sequence[float], threads: int, provenance: Provenance) -> Latency:
+    """Sums samples up.
+
+    Args:
+        name: Of the compiler.
+        samples_s: Seconds of a run, at least one.
+        threads: It ran with.
+        provenance: `measured` or `simulated`.
+
+    Returns:
+        Median, least sample and spread.
+    """
+    samples = sorted(samples_s)
     quartiles = statistics.quantiles(samples, n=4) if len(samples) > 1 else [samples[0]] * 3
     return Latency(
-        name,
-        statistics.median(samples),
-        samples[0],
-        quartiles[2] - quartiles[0],
-        len(samples),
-        measurement.threads,
-        measurement.provenance,
+        name, statistics.median(samples), samples[0], quartiles[2] - quartiles[0], len(samples), threads, provenance
     )
 
 

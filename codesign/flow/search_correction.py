@@ -2,18 +2,21 @@
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from codesign.backend.layer_times import CALL
 from codesign.cost.base import DEFAULT_BITS, CostModel, kernel_latency_s, price
 from codesign.cost.corrected import CorrectedModel, MeasuredNetwork, fit_correction, is_grouped
+from codesign.cost.resembling import ResemblingModel, TimedKernel, fit_resemblance
 from codesign.cost.table import ONE_WORD, Observation, TabledModel, tabulate, workload_of
 from codesign.files import write_bytes
 from codesign.flow.runners import MEASURED
 from codesign.flow.search_context import SearchContext, TargetContext
-from codesign.flow.search_finalists import Built, build_finalists
+from codesign.flow.search_finalists import Built, build_finalists, predicted_layer_s
 from codesign.flow.search_points import FoundNetwork, finalists_of
 from codesign.flow.search_pricing import limits_of
 from codesign.flow.variant_analysis import VariantAnalyst
@@ -21,6 +24,8 @@ from codesign.report.search_point import Finalist
 
 FIRST_PART = 0.5
 """Share of a search's budget that is spent before the first networks are measured."""
+SEED = 0
+"""Of fits."""
 LEAST_NETWORKS = 4
 """Networks that are measured for a correction, at least."""
 
@@ -31,13 +36,15 @@ class HalfwayNetwork:
 
     Attributes:
         plan: Digest of its plan.
-        whole: Its predicted and its measured latency.
-        kernels: What its kernels took; empty where layers cannot be timed.
+        whole: Its predicted latency, and what was measured of it without the price of calling it.
+        kernels: What its kernels were expected to take and took; empty where layers cannot be timed.
+        call_s: What calling it takes beyond its kernels; 0 where these cannot be timed.
     """
 
     plan: str
     whole: MeasuredNetwork
-    kernels: tuple[Observation, ...]
+    kernels: tuple[TimedKernel, ...]
+    call_s: float = 0.0
 
 
 _HALFWAY = TypeAdapter(tuple[HalfwayNetwork, ...])
@@ -88,12 +95,23 @@ def _halfway(context: SearchContext, place: TargetContext) -> tuple[HalfwayNetwo
 
 
 def _model(base: CostModel, networks: Sequence[HalfwayNetwork]) -> CostModel:
-    """The model corrected by whole networks, and kernels that were measured by what they took."""
+    """The model corrected by whole networks, or by their kernels where these were timed."""
     if not networks:
         return base
-    corrected_model = CorrectedModel(base, fit_correction([network.whole for network in networks]))
-    table = tabulate(observation for network in networks for observation in network.kernels)
-    return TabledModel(corrected_model, table, ONE_WORD) if table.entries else corrected_model
+    kernels = [kernel for network in networks for kernel in network.kernels]
+    resemblance = fit_resemblance(kernels, SEED)
+    model: CostModel
+    if resemblance is None:
+        model = CorrectedModel(base, fit_correction([network.whole for network in networks]))
+    else:
+        model = ResemblingModel(base, resemblance)
+    table = tabulate(Observation(kernel.workload, kernel.seconds) for kernel in kernels)
+    return TabledModel(model, table, ONE_WORD, _call_s(networks)) if table.entries else model
+
+
+def _call_s(networks: Sequence[HalfwayNetwork]) -> float:
+    """What calling a network takes beyond its kernels: the same for all, whatever their size."""
+    return statistics.median(network.call_s for network in networks) if networks else 0.0
 
 
 def measured_halfway(
@@ -132,32 +150,46 @@ def measure_and_correct(
     found = ((network, built[network.plan.digest]) for network in chosen)
     measured = [_halfway_network(place, n, analyst, f) for n, f in found if not isinstance(f, str)]
     write_bytes(path, _HALFWAY.dump_json(tuple(measured), indent=1))
-    correction = fit_correction([network.whole for network in measured])
-    kernels = len(tabulate(observation for network in measured for observation in network.kernels).entries)
-    context.progress.note(
-        f"{place.target.name}: {len(measured)} networks measured, {kernels} different kernels in them; other latencies "
-        f"are now {correction.scale:.3g} x predicted ({correction.grouped_scale:.3g} x for convolutions with groups) + "
-        f"{correction.call_s * 1e6:.3g} us a call"
-    )
+    context.progress.note(f"{place.target.name}: {_in_words(_model(place.cost_model, measured), measured)}")
+
+
+def _in_words(model: CostModel, networks: Sequence[HalfwayNetwork]) -> str:
+    words = f"{len(networks)} networks measured"
+    if isinstance(model, TabledModel):
+        words += f", {len(model.table.entries)} different kernels in them; a call takes {model.run_s * 1e6:.3g} us"
+        model = model.base
+    if isinstance(model, ResemblingModel):
+        factor = math.exp(model.resemblance.bias)
+        return f"{words}; other kernels take {factor:.3g} x what was predicted, more or less as those like them did"
+    if isinstance(model, CorrectedModel):
+        fitted = model.correction
+        return (
+            f"{words}; other latencies are now {fitted.scale:.3g} x predicted ({fitted.grouped_scale:.3g} x for "
+            f"convolutions with groups) + {fitted.call_s * 1e6:.3g} us a kernel"
+        )
+    return words
 
 
 def _halfway_network(
     place: TargetContext, network: FoundNetwork, analyst: VariantAnalyst, found: Finalist
 ) -> HalfwayNetwork:
     bits_of, facts = network.plan.bits_of, analyst.screen(network.variant).facts
+    call_s = math.fsum(layer.measured_s for layer in found.layers if layer.name == CALL)
     prices = [(n, place.cost_model.price_node(n, bits_of.get(n.name, DEFAULT_BITS)).latency_s) for n in facts.nodes]
     whole = MeasuredNetwork(
         math.fsum(seconds for _, seconds in prices),
         math.fsum(seconds for node, seconds in prices if is_grouped(node)),
         sum(seconds > 0 for _, seconds in prices),
-        found.latency.median_s,
+        found.latency.median_s - call_s,
     )
     by_name = facts.by_name
-    kernels = (
-        Observation(workload_of(by_name[layer.name], bits_of.get(layer.name, DEFAULT_BITS)), layer.measured_s)
-        for layer in found.layers
-    )
-    return HalfwayNetwork(network.plan.digest, whole, tuple(kernels))
+    kernels = []
+    for layer in found.layers:
+        if layer.name != CALL:
+            node, bits = by_name[layer.name], bits_of.get(layer.name, DEFAULT_BITS)
+            predicted_s = kernel_latency_s(place.cost_model, node, bits)
+            kernels.append(TimedKernel(workload_of(node, bits), predicted_s, layer.measured_s))
+    return HalfwayNetwork(network.plan.digest, whole, tuple(kernels), call_s)
 
 
 def held_out(
@@ -190,10 +222,7 @@ def held_out(
         model = _model(place.cost_model, [other for other in halfway if other.plan != network.plan.digest])
         facts, bits_of = analyst.screen(network.variant).facts, network.plan.bits_of
         layers = (
-            dataclasses.replace(
-                layer,
-                predicted_s=kernel_latency_s(model, facts.by_name[layer.name], bits_of.get(layer.name, DEFAULT_BITS)),
-            )
+            dataclasses.replace(layer, predicted_s=predicted_layer_s(model, facts, bits_of, layer.name))
             for layer in found.layers
         )
         predicted_s = price(model, facts, network.plan).latency_s

@@ -1,6 +1,7 @@
 """Finalists of a joint search: trained further, quantised, compiled and measured."""
 
 import dataclasses
+import math
 import os
 import shutil
 import time
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codesign.backend.base import Artifact
-from codesign.cost.base import DEFAULT_BITS, kernel_latency_s
-from codesign.cost.table import kernels_of, observe
+from codesign.backend.layer_times import CALL
+from codesign.cost.base import DEFAULT_BITS, CostModel, kernel_latency_s
+from codesign.cost.table import TabledModel, kernels_of, observe
 from codesign.errors import CodesignError
 from codesign.files import digest_of, replacing
 from codesign.flow.build import apply_and_compile, measure
@@ -21,7 +23,7 @@ from codesign.flow.layer_latency import measured_layers
 from codesign.flow.prepare import GRAPH, LOWERED, observation_of, versions
 from codesign.flow.runners import MEASURED
 from codesign.flow.search_context import SearchContext, TargetContext
-from codesign.flow.search_latencies import latencies_in_rounds
+from codesign.flow.search_latencies import comparable_latencies
 from codesign.flow.search_points import FoundNetwork
 from codesign.flow.variant_analysis import PlanLoss, VariantAnalyst, test_accuracy
 from codesign.ir.program import Program
@@ -29,7 +31,9 @@ from codesign.ir.serialization import load_graph, save_graph
 from codesign.pass_manager.base import PassContext
 from codesign.pass_manager.manager import PassManager
 from codesign.pass_manager.pipeline import parse_pipeline
+from codesign.plan.facts import GraphFacts
 from codesign.progress import track
+from codesign.quantization.scheme import BitWidths
 from codesign.report.search_point import Finalist, LayerLatency, ProductAccuracy
 from codesign.training.options import ElasticOptions, TrainingOptions
 
@@ -104,13 +108,32 @@ def _with_layers(
     if not times:
         return found
     facts, bits_of = analyst.screen(network.variant).facts, network.plan.bits_of
-    observed = observe(facts, bits_of, {time.layer: time.alone_s for time in times}, network_s)
-    kernels = [(node, bits_of.get(node.name, DEFAULT_BITS)) for node in kernels_of(facts)]
-    layers = (
-        LayerLatency(node.name, kernel_latency_s(place.cost_model, node, bits), observation.seconds)
-        for (node, bits), observation in zip(kernels, observed, strict=True)
-    )
+    call_s = math.fsum(time.seconds for time in times if time.layer == CALL)
+    alone_s = {time.layer: time.alone_s for time in times if time.layer != CALL}
+    observed = observe(facts, bits_of, alone_s, network_s - call_s)
+    measured = [(node.name, o.seconds) for node, o in zip(kernels_of(facts), observed, strict=True)]
+    if call_s:
+        measured.append((CALL, call_s))
+    layers = (LayerLatency(name, predicted_layer_s(place.cost_model, facts, bits_of, name), s) for name, s in measured)
     return dataclasses.replace(found, layers=tuple(layers))
+
+
+def predicted_layer_s(model: CostModel, facts: GraphFacts, bits_of: Mapping[str, BitWidths], layer: str) -> float:
+    """What a model says of a layer as `Finalist.layers` has them.
+
+    Args:
+        model: Prices nodes.
+        facts: The network.
+        bits_of: Widths of its nodes.
+        layer: Name of the node that a kernel begins with, or `CALL`.
+
+    Returns:
+        Seconds.
+    """
+    if layer == CALL:
+        return model.run_s if isinstance(model, TabledModel) else 0.0
+    node, bits = facts.by_name[layer], bits_of.get(layer, DEFAULT_BITS)
+    return model.kernel_s(node, bits) if isinstance(model, TabledModel) else kernel_latency_s(model, node, bits)
 
 
 def _in_turn(
@@ -126,7 +149,7 @@ def _in_turn(
         return built
     run = next(iter(products.values())).context
     folder = context.folder / "targets" / place.target.name
-    latencies = latencies_in_rounds(run, folder, {digest: found.artifacts[0] for digest, found in products.items()})
+    latencies = comparable_latencies(run, folder, {digest: found.artifacts[0] for digest, found in products.items()})
     return {
         digest: found
         if isinstance(found, str)

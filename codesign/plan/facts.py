@@ -69,6 +69,7 @@ class NodeFacts:
         network: What the whole network touches.
         channels: Channels of its first result: the second axis of an image, the last one of rows; 0 where unknown.
         merged: Nodes that its kernel computes on the way out, whose `fused_into` names it, in order.
+        is_first: Whether it is the first node of its network that multiplies.
     """
 
     name: str
@@ -87,6 +88,7 @@ class NodeFacts:
     network: Footprint = field(default=Footprint(0, 0), repr=False)  # says nothing of the node itself
     channels: int = field(default=0, repr=False)  # follows from its neighbours
     merged: tuple["NodeFacts", ...] = field(default=(), repr=False, compare=False)  # so does this
+    is_first: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True)

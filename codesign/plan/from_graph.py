@@ -1,5 +1,6 @@
 """Facts of a network, collected from its annotated graph."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import onnx_ir as ir
@@ -32,7 +33,10 @@ def facts_of(program: Program) -> GraphFacts:
     alive = live_elements(graph, root_of)
     weights = sum(read(node, Work).weight_elements for node in graph if is_weighted(node))
     network = Footprint(weights, max(alive, default=0))
-    nodes = (_node_facts(node, live, root_of, network) for node, live in zip(graph, alive, strict=True))
+    nodes = [_node_facts(node, live, root_of, network) for node, live in zip(graph, alive, strict=True)]
+    first = next((i for i, node in enumerate(nodes) if node.geometry is not None), None)
+    if first is not None:
+        nodes[first] = dataclasses.replace(nodes[first], is_first=True)
     return GraphFacts(with_merged(nodes), graph_digest(program.graph))
 
 

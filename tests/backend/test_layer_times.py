@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from codesign.backend.artifact_folder import open_artifact
 from codesign.backend.kernel_table import KernelCall
 from codesign.backend.kernel_timing import KernelTimingSettings, LocalKernelRunner
-from codesign.backend.layer_times import REST, layer_times, rescaled, scaled_layers
+from codesign.backend.layer_times import CALL, REST, layer_times, rescaled, scaled_layers
 from codesign.errors import MeasurementError
 
 Call = tuple[str, str]
@@ -40,10 +40,21 @@ def test_a_kernel_counts_as_often_as_it_is_called_and_views_do_not() -> None:
         scaled_layers(calls, {}, 1.0)
 
 
+def test_what_a_network_takes_beyond_its_kernels_is_the_price_of_calling_it() -> None:
+    calls = [KernelCall("k", "a", ()), KernelCall("l", "b", ())]
+    timed = {"k": 1.0, "l": 2.0}
+    layers = {layer.layer: layer for layer in scaled_layers(calls, timed, 10.0, 5.0)}
+    assert {name: layer.seconds for name, layer in layers.items()} == {"a": 2.0, "b": 4.0, CALL: 4.0}
+    assert layers[CALL].alone_s == 2.0
+    assert layers[CALL].kernels == ()
+    hot = {layer.layer: layer.seconds for layer in scaled_layers(calls, timed, 10.0, 2.5)}
+    assert hot == pytest.approx({"a": 10 / 3, "b": 20 / 3})
+
+
 def test_layers_of_a_compiled_network(artifact_folder: Path) -> None:
     _, artifact = open_artifact(artifact_folder)
     settings = KernelTimingSettings(placements=1, repeats=2, sample_s=1e-4, timeout_s=60)
     layers = layer_times(artifact, 1e-4, LocalKernelRunner(), settings)
     assert sum(layer.seconds for layer in layers) == pytest.approx(1e-4)
-    assert {"xq", "layer"} <= {layer.layer for layer in layers}
+    assert {"xq", "layer", CALL} <= {layer.layer for layer in layers}  # nothing is smaller than what a call takes
     assert any(name.startswith("conv_i8") for layer in layers if layer.layer == "layer" for name in layer.kernels)

@@ -165,3 +165,17 @@ def test_a_prior_counts_as_so_many_observations(prior: float) -> None:
 def test_a_senseless_prior_is_refused() -> None:
     with pytest.raises(InputError, match="prior: got -1"):
         TabledModel(BASE, LatencyTable(), -1.0)
+
+
+@given(BITS, st.floats(1e-6, 1e-3))
+def test_calling_a_network_costs_once_and_is_no_part_of_a_kernel(bits: list[BitWidths], run_s: float) -> None:
+    plan = _plan(bits)
+    observed = observe(FACTS, plan.bits_of, dict.fromkeys(KERNELS, 1.0), 1e-3)
+    nodes = [dataclasses.replace(node, is_first=node.name == "first") for node in FACTS.nodes]
+    without = TabledModel(BASE, tabulate(observed))
+    model, facts = dataclasses.replace(without, run_s=run_s), GraphFacts(tuple(nodes), "digest")
+    assert price(model, facts, plan).latency_s == pytest.approx(run_s + price(without, facts, plan).latency_s)
+    for node in kernels_of(facts):
+        widths = plan.bits_of.get(node.name, DEFAULT_BITS)
+        assert model.kernel_s(node, widths) == without.kernel_s(node, widths)
+        assert without.kernel_s(node, widths) == kernel_latency_s(without, node, widths)

@@ -63,11 +63,19 @@ class _Kernel:
 
 @dataclass(frozen=True)
 class _Weights:
-    """Weights in the order in which tiles load them, from a block of channels on."""
+    """Weights in the order in which tiles load them, from a block of channels on.
+
+    Attributes:
+        kernel: The kernel.
+        memory: Holds them.
+        first_block: Number of the first block of channels in it.
+        is_ahead: Whether tiles of weights are expanded while the tiles before them are multiplied.
+    """
 
     kernel: _Kernel
     memory: Buffer
     first_block: Expression
+    is_ahead: bool = False
 
     def at(self, block: Expression, tap: Expression, row: Expression) -> Expression:
         """First element of a row of weights."""
@@ -298,7 +306,7 @@ def _one_group(
         column = te.min(number % tiles.in_row * tiles.rows, part.columns - tiles.rows)
         places.append((number // tiles.in_row, column))
     corners = [(source.top + row * stride[0], source.left + column * stride[1]) for row, column in places]
-    _sum(kernel, source, corners, weight, first[2] + block, sums)
+    _sum(kernel, source, corners, weight, first[2] + block, sums, step)
     for pixel, (row, column) in enumerate(places):
         _finish(kernel, sums, pixel, (first[0] + row, first[1] + column), first[2] + block)
 
@@ -310,15 +318,27 @@ def _sum(
     weight: _Weights,
     block: Expression,
     sums: Buffer,
+    step: Expression,
 ) -> None:
-    """Sums a group of tiles, biases included, and stores it; its channels start at a block of the layer."""
+    """Sums a group of tiles, biases included, and stores it; its channels start at a block of the layer.
+
+    Where weights are expanded ahead, the first step of their group expands each tile while the one before it is
+    multiplied, since AMX leaves the vector units idle.
+    """
     shape, tiles = kernel.shape, kernel.tiles
     pixel_stride = source.stride[1] * shape.in_channels
     multiply = amx.multiply_bfloat16 if kernel.bits == BFLOAT16_BITS else amx.multiply
     numbers = [(p, c) for p in range(tiles.pixels) for c in range(tiles.channels)]
     for number, (_, c) in enumerate(numbers):  # a stride of 0 repeats the channels' biases in all rows
         amx.load(number, kernel.bias[(block + c) * LANES], 0)
+    if weight.is_ahead:
+        with build.If(step == 0), build.Then():
+            _unpack_tile(weight, block, 0)
     with build.serial(0, shape.kernel[0]) as tap, build.serial(0, tiles.sums.steps) as part:
+        if weight.is_ahead:
+            following = te.min(tap * tiles.sums.steps + part + 1, shape.kernel[0] * tiles.sums.steps - 1)
+            with build.If(step == 0), build.Then():
+                _unpack_tile(weight, block, following)
         start = _start(shape, tiles.sums, part, block)
         row_of = [corner[0] + tap * shape.dilation[0] for corner in corners]
         for p in range(tiles.pixels):
@@ -371,28 +391,43 @@ def _weights(kernel: _Kernel, first: Expression, count: int) -> _Weights:
     """The weights of some blocks of channels, expanded to bytes where they are narrower."""
     if kernel.bits >= 8:
         return _Weights(kernel, kernel.weight, 0)
-    return _Weights(kernel, _unpacked(kernel, first, count), first)
+    rows = kernel.shape.kernel[0] * kernel.tiles.sums.weight_rows
+    unpacked = build.sblock_alloc_buffer((count * rows * LANES * INNER,), "int8")  # one axis, as `padded` has
+    together = packed_rows(kernel.shape, kernel.bits)
+    weights = _Weights(kernel, unpacked, first, kernel.tiles.sums.depth // INNER % together == 0)
+    if weights.is_ahead:  # TVM allocates memory in the innermost loop around all that uses it, which is too far inside
+        build.buffer_store(unpacked, tirx.const(0, "int8"), [0])
+    else:
+        with build.serial(0, count) as block, build.serial(0, rows // together) as group:
+            _unpack(weights, block, group)
+    return weights
 
 
-def _unpacked(kernel: _Kernel, first_block: Expression, blocks: int) -> Buffer:
-    """Expands the weights of some blocks of channels."""
+def _unpack_tile(weights: _Weights, block: Expression, tile: Expression) -> None:
+    """Expands a tile of each of the blocks of channels that are summed side by side."""
+    kernel = weights.kernel
+    count = kernel.tiles.sums.depth // INNER // packed_rows(kernel.shape, kernel.bits)
+    with build.serial(0, kernel.tiles.channels) as number, build.serial(0, count) as group:
+        _unpack(weights, block - weights.first_block + number, tile * count + group)
+
+
+def _unpack(weights: _Weights, block: Expression, group: Expression) -> None:
+    """Expands the rows of one block that are packed together; the block counts from the first one in memory."""
+    kernel = weights.kernel
     shape, bits = kernel.shape, kernel.bits
     together = packed_rows(shape, bits)
     lanes = together * LANES * INNER
     near = neighbours(lanes, bits)
     groups = shape.kernel[0] * kernel.tiles.sums.weight_rows // together
-    unpacked = build.sblock_alloc_buffer((blocks * groups * lanes,), "int8")  # one axis, as `padded` has
-    with build.serial(0, blocks) as block, build.serial(0, groups) as group:
-        for start in range(0, lanes, near):
-            with build.vectorized(0, near) as lane:
-                position = first = 0
-                total = tirx.const(-(1 << (bits - 1)), "int8")
-                for width in PLANES[bits]:
-                    count = lanes * width // 8
-                    byte = kernel.weight[first_block + block, group, first + start % count + lane]
-                    shift = tirx.const(start // count * width, "uint8")
-                    digit = (byte >> shift) & tirx.const((1 << width) - 1, "uint8")
-                    total += (digit << tirx.const(position, "uint8")).astype("int8")
-                    position, first = position + width, first + count
-                build.buffer_store(unpacked, total, [(block * groups + group) * lanes + start + lane])
-    return unpacked
+    for start in range(0, lanes, near):
+        with build.vectorized(0, near) as lane:
+            position = first = 0
+            total = tirx.const(-(1 << (bits - 1)), "int8")
+            for width in PLANES[bits]:
+                count = lanes * width // 8
+                byte = kernel.weight[weights.first_block + block, group, first + start % count + lane]
+                shift = tirx.const(start // count * width, "uint8")
+                digit = (byte >> shift) & tirx.const((1 << width) - 1, "uint8")
+                total += (digit << tirx.const(position, "uint8")).astype("int8")
+                position, first = position + width, first + count
+            build.buffer_store(weights.memory, total, [(block * groups + group) * lanes + start + lane])
