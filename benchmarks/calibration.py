@@ -22,10 +22,8 @@ from scipy.stats import kendalltau, spearmanr
 from torch import nn
 
 from codesign.backend.base import Artifact
-from codesign.backend.kernel_table import KernelArgument, KernelCall
-from codesign.backend.kernel_timing import NETWORK, KernelTiming, KernelTimingSettings, LocalKernelRunner
+from codesign.backend.rounds import RoundSettings, measure_in_rounds, undisturbed
 from codesign.backend.tvm_process import IsolatedTvmCompiler
-from codesign.calibration.device import compile_reference
 from codesign.calibration.probes import Probe
 from codesign.calibration.quantized_probe import quantized_copy
 from codesign.console import ConsoleProgress
@@ -50,8 +48,6 @@ INPUT_SHAPE = (1, 3, 32, 32)
 RESNET = "codesign.architecture.resnet_cifar:resnet20"
 MODELS = (RESNET, "codesign.architecture.squeezenext:squeezenext_cifar", f"{__file__}:mobilenet_cifar")
 WITHIN = 0.10
-ROUNDS = 4
-"""Attempts at measuring a network on an undisturbed machine."""
 LEAST_DRAWN = 2
 """Drawn networks without which no fit is made of them alone."""
 
@@ -146,28 +142,9 @@ def assignment_rows(result: CalibrationResult, count: int, seed: int) -> list[tu
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             artifacts = list(pool.map(compiled, range(count)))
-        measured = _beside_reference(result, artifacts, base)
-    return [(p, m) for p, m in zip(predicted, measured, strict=True) if m is not None]
-
-
-def _beside_reference(result: CalibrationResult, artifacts: Sequence[Artifact], base: Probe) -> list[float | None]:
-    """Seconds of whole networks at the calibration's usual clock; None where the machine was never itself.
-
-    Plans differ by a tenth while the clock moves by a third, so that seconds by themselves would rank the machine's
-    moods: each row of samples stands between two timings of the reference kernel.
-    """
-    usual_s = result.measured.file.usual_s()
-    call = KernelCall(NETWORK, "", (KernelArgument(base.input_shape, "float32"),))
-    settings = KernelTimingSettings(threads=result.measured.target.threads, usual_reference_s=usual_s)
-    timings: list[KernelTiming | None] = [None] * len(artifacts)
-    with tempfile.TemporaryDirectory() as folder:
-        reference = compile_reference(IsolatedTvmCompiler(), result.measured.target, Path(folder))
-        for _ in range(ROUNDS):
-            for i, artifact in enumerate(artifacts):
-                before = timings[i]
-                if before is None or not before.is_good(usual_s):
-                    (timings[i],) = LocalKernelRunner().time_kernels(artifact, [call], reference, settings)
-    return [t.seconds(usual_s) if t is not None and t.good_rows(usual_s) else None for t in timings]
+        # plans differ by a few percent while the machine's speed changes by a third: only turns can rank them
+        samples = undisturbed(measure_in_rounds(artifacts, RoundSettings(target.threads)))
+    return list(zip(predicted, np.median(samples, axis=(0, 2)).tolist(), strict=True))
 
 
 def _print_table(title: str, rows: Sequence[dict[str, object]]) -> None:
@@ -223,7 +200,9 @@ def main() -> None:
 
 
 def _median_error(pairs: Sequence[tuple[float, float]]) -> float:
-    return statistics.median(abs(predicted / measured - 1) for predicted, measured in pairs)
+    """Of predictions brought to the clock at which the assignments were measured."""
+    clock = statistics.median(measured / predicted for predicted, measured in pairs)
+    return statistics.median(abs(clock * predicted / measured - 1) for predicted, measured in pairs)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 Kernels are timed in loops, with weights as near as they fit. In a network they have to be fetched again in every run.
 All parts are fitted to whole networks:
 
-    latency - sum of kernels = calls x call_s + cold bytes x cold_s_per_weight_byte + far bytes x far_s_per_weight_byte
+    latency - sum of kernels = run_s + calls x call_s + cold bytes x cold_s_per_weight_byte
+                               + far bytes x far_s_per_weight_byte
 
 with non-negative seconds and the least sum of absolute differences relative to the latency, so that a network that the
 machine disturbed hardly counts. Bytes are those of `codesign.cost.cold_weights`.
@@ -21,7 +22,7 @@ from codesign.cost.cold_weights import cold_bytes
 from codesign.hardware.profile import MemoryLevel
 
 LEAST_NETWORKS = 4
-"""From fewer networks only the cost of a call is learned."""
+"""From fewer networks only the cost of a kernel's call is learned."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ class NetworkOverhead:
     """The parts.
 
     Attributes:
-        call_s: Seconds a call.
+        run_s: Seconds a run.
+        call_s: Seconds a kernel's call.
         cold_s_per_weight_byte: Seconds a byte that left the first cache.
         far_s_per_weight_byte: Further seconds a byte that left the second cache.
     """
 
+    run_s: float
     call_s: float
     cold_s_per_weight_byte: float
     far_s_per_weight_byte: float
@@ -53,12 +56,12 @@ def network_overhead(file: SampleFile, probes: Sequence[Probe], memories: tuple[
     by_name = {probe.name: probe for probe in probes}
     known = [sample for sample in file.good_networks() if sample.network in by_name]
     if not known:
-        return NetworkOverhead(0.0, 0.0, 0.0)
+        return NetworkOverhead(0.0, 0.0, 0.0, 0.0)
     latencies = np.asarray([sample.timing.seconds(file.usual_s()) for sample in known])
     gaps = latencies - np.asarray([file.kernels_s(sample.network) for sample in known])
-    counts = np.asarray([[sample.calls, *fetched_bytes(by_name[sample.network], memories)] for sample in known])
+    counts = np.asarray([[1.0, sample.calls, *fetched_bytes(by_name[sample.network], memories)] for sample in known])
     if len(known) < LEAST_NETWORKS:
-        counts[:, 1:] = 0.0
+        counts[:, [0, 2, 3]] = 0.0
     return NetworkOverhead(*_least_absolute(counts / latencies[:, None], gaps / latencies))
 
 

@@ -113,7 +113,7 @@ class SampleFile:
         path: The file.
         conditions: Of what is measured now.
         kernels: Measured under these conditions, in the order of the file.
-        networks: Likewise.
+        networks: Likewise, each at its last measurement.
     """
 
     def __init__(self, path: Path, conditions: Conditions) -> None:
@@ -148,9 +148,14 @@ class SampleFile:
         sample = _KINDS[kind].validate_python(row)
         if conditions != dataclasses.asdict(self.conditions):
             return
+        self._keep(sample)
+
+    def _keep(self, sample: Sample) -> None:
+        """Adds a sample; a network that was measured again counts once."""
         if isinstance(sample, KernelSample):
             self.kernels.append(sample)
         else:
+            self.networks = [other for other in self.networks if other.network != sample.network]
             self.networks.append(sample)
 
     def add(self, sample: Sample) -> None:
@@ -166,10 +171,7 @@ class SampleFile:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        if isinstance(sample, KernelSample):
-            self.kernels.append(sample)
-        else:
-            self.networks.append(sample)
+        self._keep(sample)
 
     def measured_operations(self, network: str) -> frozenset[str]:
         """Operations of a network that need not be measured again.

@@ -1,5 +1,6 @@
 """What a cost model is."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Protocol
@@ -82,7 +83,7 @@ def price(model: CostModel, facts: GraphFacts, plan: Plan) -> Cost:
 
 
 def kernel_latency_s(model: CostModel, node: NodeFacts, bits: BitWidths) -> float:
-    """Seconds of a node's kernel: the node and all that is merged into it.
+    """Seconds of a node's kernel: the node and all that is merged into it, without what a run takes beyond kernels.
 
     Args:
         model: Prices nodes.
@@ -92,8 +93,27 @@ def kernel_latency_s(model: CostModel, node: NodeFacts, bits: BitWidths) -> floa
     Returns:
         Seconds.
     """
+    alone = dataclasses.replace(node, is_first=False)
     merged = (model.price_node(other, DEFAULT_BITS).latency_s for other in node.merged)
-    return math.fsum([model.price_node(node, bits).latency_s, *merged])
+    return math.fsum([model.price_node(alone, bits).latency_s, *merged])
+
+
+def run_latency_s(model: CostModel, facts: GraphFacts) -> float:
+    """Seconds that a run takes whatever its kernels, which models put on the first node that multiplies.
+
+    Args:
+        model: Prices nodes.
+        facts: The network.
+
+    Returns:
+        Seconds; 0 for models that know of none.
+    """
+    alone = ((node, dataclasses.replace(node, is_first=False)) for node in facts.nodes if node.is_first)
+    prices = (
+        model.price_node(first, DEFAULT_BITS).latency_s - model.price_node(other, DEFAULT_BITS).latency_s
+        for first, other in alone
+    )
+    return math.fsum(prices)
 
 
 def live_bytes(node: NodeFacts, bits: BitWidths) -> int:

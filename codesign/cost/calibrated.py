@@ -3,6 +3,7 @@
     latency_s = (sum over terms of count x seconds) x exp(the correction of kernels like this one)
                 x (measured / fitted, for the shapes of networks at hand: measured_shapes)
                 + seconds of the call + bytes of weights that left the caches x seconds of one (cold_weights)
+                + for the first node that multiplies, seconds of a run
 
 Counts are those of `kernel_terms`. What a calibration did not measure (a class of kernels, a width) is an error.
 """
@@ -95,7 +96,7 @@ class CalibratedModel:
         return NodeCost(latency_s, estimated.energy_j + idle_j, bound)
 
     def network_s(self, node: NodeFacts, bits: Widths) -> float:
-        """Seconds that a network adds to a node's kernel: the call, and weights that are not in the caches any more.
+        """Seconds that a network adds to a node's kernel: calls, and weights that are not in the caches any more.
 
         Args:
             node: A node that is not free.
@@ -105,6 +106,8 @@ class CalibratedModel:
             Seconds.
         """
         call_s = 0.0 if node.fused_into is not None else self.calibration.call_s
+        if node.is_first:
+            call_s += self.calibration.run_s
         cold, far = cold_bytes(node, bits, self.profile.memories)
         return call_s + cold * self.calibration.cold_s_per_weight_byte + far * self.calibration.far_s_per_weight_byte
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.cost.base import DEFAULT_BITS, CostModel, NodeCost
+from codesign.cost.base import CostModel, NodeCost, kernel_latency_s
 from codesign.cost.operators import kind_of
 from codesign.cost.table import Workload, workload_of
 from codesign.hardware.profile import HardwareProfile
@@ -149,8 +149,8 @@ def fit_resemblance(kernels: Iterable[TimedKernel], seed: int) -> Resemblance | 
 class ResemblingModel:
     """Prices kernels by another model and by what kernels like them took.
 
-    All seconds of a kernel are on its first node; merged nodes take none. Energy follows: what a device draws while it
-    is idle is paid for the other time.
+    All seconds of a kernel are on its first node; merged nodes take none, and neither does a run beyond its kernels.
+    Energy follows: what a device draws while it is idle is paid for the other time.
 
     Attributes:
         base: The other model.
@@ -185,8 +185,7 @@ class ResemblingModel:
             return cost
         latency_s = 0.0
         if node.fused_into is None:
-            merged = (self.base.price_node(other, DEFAULT_BITS).latency_s for other in node.merged)
             factor = math.exp(self.resemblance.logarithm(workload_of(node, bits)))
-            latency_s = math.fsum([cost.latency_s, *merged]) * factor
+            latency_s = kernel_latency_s(self.base, node, bits) * factor
         idle_j = self.profile.idle_power_w * (latency_s - cost.latency_s)
         return dataclasses.replace(cost, latency_s=latency_s, energy_j=max(0.0, cost.energy_j + idle_j))

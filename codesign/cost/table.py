@@ -284,18 +284,9 @@ class TabledModel:
             return cost
         if node.fused_into is not None:
             return self._taking(cost, 0.0)
-        return self._taking(cost, self.kernel_s(node, bits) + (self.run_s if node.is_first else 0.0))
+        return self._taking(cost, self._kernel_s(node, bits) + (self.run_s if node.is_first else 0.0))
 
-    def kernel_s(self, node: NodeFacts, bits: BitWidths) -> float:
-        """Seconds of one kernel, without what a run takes beyond its kernels.
-
-        Args:
-            node: A node that begins a kernel.
-            bits: Its widths.
-
-        Returns:
-            Seconds.
-        """
+    def _kernel_s(self, node: NodeFacts, bits: BitWidths) -> float:
         predicted_s, entry = kernel_latency_s(self.base, node, bits), self.table.find(workload_of(node, bits))
         if entry is None:
             return predicted_s

@@ -225,6 +225,7 @@ def calibrated_profile(
     calibration = Calibration(
         source=source,
         unit=measured.unit,
+        run_s=overhead.run_s,
         call_s=overhead.call_s,
         cold_s_per_weight_byte=overhead.cold_s_per_weight_byte,
         far_s_per_weight_byte=overhead.far_s_per_weight_byte,

@@ -175,7 +175,8 @@ def _halfway_network(
 ) -> HalfwayNetwork:
     bits_of, facts = network.plan.bits_of, analyst.screen(network.variant).facts
     call_s = math.fsum(layer.measured_s for layer in found.layers if layer.name == CALL)
-    prices = [(n, place.cost_model.price_node(n, bits_of.get(n.name, DEFAULT_BITS)).latency_s) for n in facts.nodes]
+    nodes = [dataclasses.replace(node, is_first=False) for node in facts.nodes] if call_s else facts.nodes
+    prices = [(n, place.cost_model.price_node(n, bits_of.get(n.name, DEFAULT_BITS)).latency_s) for n in nodes]
     whole = MeasuredNetwork(
         math.fsum(seconds for _, seconds in prices),
         math.fsum(seconds for node, seconds in prices if is_grouped(node)),

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from codesign.backend.base import Artifact
 from codesign.backend.layer_times import CALL
-from codesign.cost.base import DEFAULT_BITS, CostModel, kernel_latency_s
-from codesign.cost.table import TabledModel, kernels_of, observe
+from codesign.cost.base import DEFAULT_BITS, CostModel, kernel_latency_s, run_latency_s
+from codesign.cost.table import kernels_of, observe
 from codesign.errors import CodesignError
 from codesign.files import digest_of, replacing
 from codesign.flow.build import apply_and_compile, measure
@@ -131,9 +131,8 @@ def predicted_layer_s(model: CostModel, facts: GraphFacts, bits_of: Mapping[str,
         Seconds.
     """
     if layer == CALL:
-        return model.run_s if isinstance(model, TabledModel) else 0.0
-    node, bits = facts.by_name[layer], bits_of.get(layer, DEFAULT_BITS)
-    return model.kernel_s(node, bits) if isinstance(model, TabledModel) else kernel_latency_s(model, node, bits)
+        return run_latency_s(model, facts)
+    return kernel_latency_s(model, facts.by_name[layer], bits_of.get(layer, DEFAULT_BITS))
 
 
 def _in_turn(

@@ -129,6 +129,7 @@ class Calibration(StrictModel):
     Attributes:
         source: Device, versions, date, and where the raw samples are.
         unit: Vectors that kernels were compiled for.
+        run_s: Seconds that a network takes whatever its kernels.
         call_s: Seconds that a network needs to call a kernel.
         cold_s_per_weight_byte: Seconds for a byte of weights that other layers drove from the first cache.
         far_s_per_weight_byte: Further seconds for a byte that they drove from the second cache as well.
@@ -139,6 +140,7 @@ class Calibration(StrictModel):
     source: Source
     unit: VectorUnit
     call_s: NotNegative
+    run_s: NotNegative = 0.0
     cold_s_per_weight_byte: NotNegative = 0.0
     far_s_per_weight_byte: NotNegative = 0.0
     fits: tuple[KernelFit, ...] = Field(min_length=1)

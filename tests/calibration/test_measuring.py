@@ -1,5 +1,7 @@
 """The measuring loop with made-up devices: budget, resumption, disturbances, devices that vanish."""
 
+import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -121,6 +123,51 @@ def test_measures_until_the_budget_is_spent(tmp_path: Path) -> None:
     assert len(made.file.networks) == probes
     assert all(sample.seconds(1e-5) == pytest.approx(2e-6) for sample in made.file.kernels)
     assert list((tmp_path / "work").rglob("*.so")) == []
+
+
+class Busy(FakeDevice):
+    """The machine slows down the first times that the whole network, or its first kernel, is measured."""
+
+    def __init__(self, clock: Clock, slow_times: int) -> None:
+        super().__init__(clock)
+        self.slow_times, self.first = slow_times, ""
+        self.times: Counter[str] = Counter()
+
+    def time_kernels(
+        self,
+        artifact: Artifact,
+        calls: Sequence[KernelCall],
+        reference: ReferenceKernel,
+        settings: KernelTimingSettings,
+    ) -> Iterator[KernelTiming]:
+        self.first = self.first or calls[0].kernel
+        for timing in super().time_kernels(artifact, calls, reference, settings):
+            self.times[timing.kernel] += 1
+            self.clock.now += 0.1
+            slow = timing.kernel in {NETWORK, self.first} and self.times[timing.kernel] <= self.slow_times
+            yield dataclasses.replace(timing, reference_s=(1e-5, 2e-5)) if slow else timing
+
+
+def test_networks_at_hand_are_measured_until_the_machine_is_itself(tmp_path: Path) -> None:
+    own = dataclasses.replace(next(_probes()), name="a network at hand")
+    clock = Clock()
+    made = Made(tmp_path, 100, Busy(clock, slow_times=6), FakeCompiler(clock))
+    made.session.measure(iter([own]))
+    (sample,) = made.file.networks
+    assert sample.timing.is_good(1e-5)
+    assert {s.operation for s in made.file.kernels if s.is_good(1e-5)} == set(own.kernels)
+    assert SampleFile(made.file.path, HERE).networks == [sample]
+
+
+def test_a_machine_that_is_never_itself_does_not_hold_a_calibration_up(tmp_path: Path) -> None:
+    own = dataclasses.replace(next(_probes()), name="a network at hand")
+    clock = Clock()
+    made = Made(tmp_path, 20, Busy(clock, slow_times=1000), FakeCompiler(clock))
+    made.session.measure(iter([own]))
+    (sample,) = made.file.networks
+    assert not sample.timing.is_good(1e-5)
+    assert {s.operation for s in made.file.kernels} == set(own.kernels)
+    assert clock.now < 20
 
 
 def test_a_tiny_budget_still_measures_one_probe(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesign.cost.base import DEFAULT_BITS, kernel_latency_s, price
+from codesign.cost.base import DEFAULT_BITS, kernel_latency_s, price, run_latency_s
 from codesign.cost.corrected import CorrectedModel, Correction
 from codesign.cost.select import cost_model_for
 from codesign.cost.table import LatencyTable, TabledModel, kernels_of, observe, tabulate, workload_of
@@ -177,5 +177,6 @@ def test_calling_a_network_costs_once_and_is_no_part_of_a_kernel(bits: list[BitW
     assert price(model, facts, plan).latency_s == pytest.approx(run_s + price(without, facts, plan).latency_s)
     for node in kernels_of(facts):
         widths = plan.bits_of.get(node.name, DEFAULT_BITS)
-        assert model.kernel_s(node, widths) == without.kernel_s(node, widths)
-        assert without.kernel_s(node, widths) == kernel_latency_s(without, node, widths)
+        assert kernel_latency_s(model, node, widths) == kernel_latency_s(without, node, widths)
+    assert run_latency_s(model, facts) == pytest.approx(run_s)
+    assert run_latency_s(without, facts) == 0
