@@ -149,7 +149,7 @@ class MeasureSection(StrictModel):
         compilers: The first one's artefact is the product; the others are measured beside it.
         warm_up: Runs that are not counted.
         repeats: Samples taken.
-        runs_per_sample: Consecutive runs whose mean is one sample.
+        runs_per_sample: Consecutive runs whose mean is one sample, at least; more where a run is short.
         timeout_s: Seconds after which a candidate is ended and counts as failed.
     """
 

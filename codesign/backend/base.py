@@ -38,9 +38,9 @@ class MeasurementSettings:
 
     Attributes:
         threads: Threads of the measured program, fixed before it starts.
-        warm_up: Runs that are not counted.
+        warm_up: Runs that are not counted, at least; more where a run is short.
         repeats: Samples taken.
-        runs_per_sample: Consecutive runs whose mean is one sample.
+        runs_per_sample: Consecutive runs whose mean is one sample, at least; more where a run is short.
         timeout_s: Seconds after which a candidate is ended and counts as failed.
     """
 

@@ -87,6 +87,9 @@ class Resemblance:
 def sizes(workload: Workload) -> tuple[float, ...]:
     """What kernels are compared by.
 
+    Widths are not among it: a few networks have their narrow weights in alike layers, so that what is peculiar to these
+    would be taken for what narrow weights do. The base model says what these cost.
+
     Args:
         workload: What a kernel computes.
 
@@ -97,7 +100,7 @@ def sizes(workload: Workload) -> tuple[float, ...]:
     moved = (math.log1p(workload.output_elements), math.log1p(workload.input_elements), merged)
     geometry = workload.geometry
     if geometry is None:
-        return (*moved, *[0.0] * 9, 1.0)
+        return (*moved, *[0.0] * 7, 1.0)
     channels = geometry.input_channels / geometry.groups
     return (
         *moved,
@@ -107,8 +110,6 @@ def sizes(workload: Workload) -> tuple[float, ...]:
         *(math.log(size) for size in geometry.kernel),
         math.log(geometry.groups),
         math.log(geometry.stride[0]),
-        float(min(workload.weight_bits, 9)),
-        float(workload.weight_bits < 8),
         0.0,
     )
 

@@ -41,7 +41,7 @@ def _timed(node: NodeFacts, bits: BitWidths, seconds: float) -> TimedKernel:
 
 def test_a_smooth_error_is_found_for_kernels_that_were_not_measured() -> None:
     def truth_s(node: NodeFacts, bits: BitWidths) -> float:
-        return kernel_latency_s(BASE, node, bits) * math.exp(0.3 * math.log(node.output_elements) - 0.1 * bits.weight)
+        return kernel_latency_s(BASE, node, bits) * math.exp(0.3 * math.log(node.output_elements) - 2)
 
     rng = np.random.default_rng(0)
     found = fit_resemblance([_timed(n, b, truth_s(n, b)) for n, b in _drawn(rng, 80)], 0)
@@ -88,3 +88,16 @@ def test_a_few_kernels_say_nothing_of_others() -> None:
     assert fit_resemblance(timed, 0) is not None
     assert fit_resemblance(timed[:-1], 0) is None
     assert fit_resemblance([*timed[:-1], dataclasses.replace(timed[-1], seconds=0.0)], 0) is None
+
+
+def test_narrow_weights_cost_what_the_base_model_says_however_they_were_measured() -> None:
+    early, late = _drawn(np.random.default_rng(4), 60)[:30], [(_node(c, 64, 2, 3), WIDTHS[0]) for c in range(8, 38)]
+    timed = [_timed(n, WIDTHS[1], 2 * kernel_latency_s(BASE, n, WIDTHS[1])) for n, _ in early]
+    timed += [_timed(n, b, 0.5 * kernel_latency_s(BASE, n, b)) for n, b in late]  # the only narrow ones
+    found = fit_resemblance(timed, 0)
+    assert found is not None
+    model = ResemblingModel(BASE, found)
+    for node, _ in early:
+        narrow, wide = (kernel_latency_s(model, node, bits) for bits in WIDTHS)
+        expected = kernel_latency_s(BASE, node, WIDTHS[0]) / kernel_latency_s(BASE, node, WIDTHS[1])
+        assert narrow / wide == pytest.approx(expected)
