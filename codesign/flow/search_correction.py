@@ -73,7 +73,7 @@ def file_of(context: SearchContext, place: TargetContext) -> Path:
     Returns:
         The file, which may not exist yet.
     """
-    return context.folder / "targets" / place.target.name / f"correction-{context.subject(place)}.json"
+    return context.folder / "targets" / place.target.name / f"halfway-{context.subject(place)}.json"
 
 
 def corrected(context: SearchContext, place: TargetContext) -> TargetContext:

@@ -196,7 +196,7 @@ def test_a_measured_target_corrects_its_cost_model(tiny_search: Path, monkeypatc
     settings = ["search.trials=8", "search.finalists=1", "search.refinements=0"]
     report = _search(tiny_search, *settings, targets=("host-cpu",))
     (target,) = report.targets
-    (file,) = (tiny_search / "trained/targets/host-cpu").glob("correction-*.json")
+    (file,) = (tiny_search / "trained/targets/host-cpu").glob("halfway-*.json")
     halfway = {network["plan"]: network for network in json.loads(file.read_text())}
     assert 1 <= len(halfway) <= len(target.built)
     assert target.cost_provenance == "calibrated"
