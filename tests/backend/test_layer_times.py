@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from codesign.backend.artifact_folder import open_artifact
 from codesign.backend.kernel_table import KernelCall
 from codesign.backend.kernel_timing import KernelTimingSettings, LocalKernelRunner
-from codesign.backend.layer_times import CALL, REST, layer_times, rescaled, scaled_layers
+from codesign.backend.layer_times import CALL, LARGEST_CALL_S, REST, layer_times, rescaled, scaled_layers
 from codesign.errors import MeasurementError
 
 Call = tuple[str, str]
@@ -42,13 +42,22 @@ def test_a_kernel_counts_as_often_as_it_is_called_and_views_do_not() -> None:
 
 def test_what_a_network_takes_beyond_its_kernels_is_the_price_of_calling_it() -> None:
     calls = [KernelCall("k", "a", ()), KernelCall("l", "b", ())]
-    timed = {"k": 1.0, "l": 2.0}
-    layers = {layer.layer: layer for layer in scaled_layers(calls, timed, 10.0, 5.0)}
-    assert {name: layer.seconds for name, layer in layers.items()} == {"a": 2.0, "b": 4.0, CALL: 4.0}
-    assert layers[CALL].alone_s == 2.0
+    timed = {"k": 1e-6, "l": 2e-6}
+    layers = {layer.layer: layer for layer in scaled_layers(calls, timed, 1e-5, 5e-6)}
+    found = {name: layer.seconds for name, layer in layers.items()}
+    assert found == pytest.approx({"a": 2e-6, "b": 4e-6, CALL: 4e-6})
+    assert layers[CALL].alone_s == pytest.approx(2e-6)
     assert layers[CALL].kernels == ()
-    hot = {layer.layer: layer.seconds for layer in scaled_layers(calls, timed, 10.0, 2.5)}
-    assert hot == pytest.approx({"a": 10 / 3, "b": 20 / 3})
+    hot = {layer.layer: layer.seconds for layer in scaled_layers(calls, timed, 1e-5, 2.5e-6)}
+    assert hot == pytest.approx({"a": 1e-5 / 3, "b": 2e-5 / 3})
+
+
+def test_what_no_call_takes_is_shared_out() -> None:
+    calls = [KernelCall("k", "a", ()), KernelCall("l", "b", ())]
+    layers = {layer.layer: layer.seconds for layer in scaled_layers(calls, {"k": 1e-3, "l": 3e-3}, 5e-3, 5e-3)}
+    assert layers[CALL] == pytest.approx(LARGEST_CALL_S, rel=0.3)
+    assert layers["b"] == pytest.approx(3 * layers["a"])
+    assert sum(layers.values()) == pytest.approx(5e-3)
 
 
 def test_layers_of_a_compiled_network(artifact_folder: Path) -> None:
