@@ -104,7 +104,7 @@ class FittedClass:
 def fit_classes(
     kernels: Sequence[MeasuredKernel], unit: VectorUnit, memories: tuple[MemoryLevel, ...], source: str, seed: int
 ) -> tuple[FittedClass, ...]:
-    """Fits every class that has at least as many kernels as there are folds.
+    """Fits every class that has at least as many kernels as there are folds, of shapes in more than one fold.
 
     Args:
         kernels: What was measured.
@@ -120,11 +120,10 @@ def fit_classes(
     for kernel in kernels:
         kind = class_of(kernel.node)
         groups[kind, arithmetic_of(kind, kernel.bits, unit)].append(kernel)
+    tables = {key: _Table.of(group, unit, memories) for key, group in sorted(groups.items()) if len(group) >= FOLDS}
     fits = [
-        _fit_class(key, _Table.of(group, unit, memories), source, seed)
-        for key, group in sorted(groups.items())
-        if len(group) >= FOLDS
-    ]
+        _fit_class(key, table, source, seed) for key, table in tables.items() if len(np.unique(table.folds)) > 1
+    ]  # of a single fold nothing can be held out
     return tuple(_with_unpacking(fitted, fits) for fitted in fits)
 
 
@@ -211,9 +210,6 @@ def _held_out(table: _Table, is_corrected: bool, seed: int) -> Array:
     errors, folds = np.empty(len(table.kernels)), table.folds
     for fold in np.unique(folds):
         inside = folds == fold
-        if inside.all():
-            errors[inside] = np.inf  # a single shape: nothing is left to learn from
-            continue
         seconds, correction = _fit(table.rows(~inside), is_corrected, seed)
         held = table.rows(inside)
         factors = np.ones(len(held.kernels))

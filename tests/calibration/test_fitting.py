@@ -83,6 +83,17 @@ def test_classes_with_too_few_kernels_are_left_out(unit: VectorUnit, memories: M
     assert [fit.fit.kind for fit in fits] == ["convolution"]
 
 
+def test_one_shape_in_many_widths_is_left_out_since_nothing_can_be_held_out(
+    unit: VectorUnit, memories: Memories
+) -> None:
+    widths = [Widths(bits, 8) for bits in (2, 3, 4, 5, 6, 8)]
+    same = [_kernels(1, bits, unit, memories)[0] for bits in widths]
+    assert fit_classes(same, unit, memories, "made up", seed=0) == ()
+    (fitted,) = fit_classes([*same, *_kernels(9, widths[-1], unit, memories, 1)], unit, memories, "made up", seed=0)
+    assert np.isfinite(fitted.fit.relative_error)
+    assert np.isfinite(fitted.held_out_errors).all()
+
+
 def test_no_term_is_ever_negative() -> None:
     counts = np.array([[1.0, 2.0], [1.0, 1.0], [1.0, 3.0]])
     assert np.all(non_negative_seconds(counts, np.array([2.0, 3.0, 1.0])) >= 0)
