@@ -82,6 +82,21 @@ def price(model: CostModel, facts: GraphFacts, plan: Plan) -> Cost:
     )
 
 
+def with_latency(cost: NodeCost, latency_s: float, profile: HardwareProfile) -> NodeCost:
+    """The same node taking another time; what the device draws while it is idle is paid for that time.
+
+    Args:
+        cost: What a model says.
+        latency_s: Seconds that it takes instead.
+        profile: The device.
+
+    Returns:
+        The cost, its energy not below 0.
+    """
+    idle_j = profile.idle_power_w * (latency_s - cost.latency_s)
+    return dataclasses.replace(cost, latency_s=latency_s, energy_j=max(0.0, cost.energy_j + idle_j))
+
+
 def kernel_latency_s(model: CostModel, node: NodeFacts, bits: BitWidths) -> float:
     """Seconds of a node's kernel: the node and all that is merged into it, without what a run takes beyond kernels.
 

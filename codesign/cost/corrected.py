@@ -7,14 +7,13 @@ own: models are furthest from the truth where kernels see few channels at a time
 measured networks can tell; all change which architecture is best, because deep and narrow networks make more calls.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import nnls
 
-from codesign.cost.base import CostModel, NodeCost
+from codesign.cost.base import CostModel, NodeCost, with_latency
 from codesign.errors import InputError
 from codesign.hardware.profile import HardwareProfile
 from codesign.ir.annotations import Provenance
@@ -148,5 +147,4 @@ class CorrectedModel:
         grouped = is_grouped(node)
         scale = self.correction.grouped_scale if grouped else self.correction.scale
         latency_s = scale * cost.latency_s + self.correction.call_s
-        energy_j = cost.energy_j + self.profile.idle_power_w * (latency_s - cost.latency_s)
-        return dataclasses.replace(cost, latency_s=latency_s, energy_j=max(0.0, energy_j))
+        return with_latency(cost, latency_s, self.profile)

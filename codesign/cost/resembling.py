@@ -7,7 +7,6 @@ over sizes on a logarithmic scale (Rasmussen and Williams 2006, 2.2 and 4.2), wh
 measurements most likely. Far from all measured kernels `m` is 0.
 """
 
-import dataclasses
 import math
 import warnings
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.cost.base import CostModel, NodeCost, kernel_latency_s
+from codesign.cost.base import CostModel, NodeCost, kernel_latency_s, with_latency
 from codesign.cost.operators import kind_of
 from codesign.cost.table import Workload, workload_of
 from codesign.hardware.profile import HardwareProfile
@@ -188,5 +187,4 @@ class ResemblingModel:
         if node.fused_into is None:
             factor = math.exp(self.resemblance.logarithm(workload_of(node, bits)))
             latency_s = kernel_latency_s(self.base, node, bits) * factor
-        idle_j = self.profile.idle_power_w * (latency_s - cost.latency_s)
-        return dataclasses.replace(cost, latency_s=latency_s, energy_j=max(0.0, cost.energy_j + idle_j))
+        return with_latency(cost, latency_s, self.profile)

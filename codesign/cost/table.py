@@ -10,14 +10,13 @@ and the table keeps by how much. With few networks the order of others is better
 as one observation (`ONE_WORD`): kernels that were seen once carry the whole error of one network's measurement.
 """
 
-import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from codesign.cost.base import DEFAULT_BITS, CostModel, NodeCost, kernel_latency_s
+from codesign.cost.base import DEFAULT_BITS, CostModel, NodeCost, kernel_latency_s, with_latency
 from codesign.cost.operators import kind_of
 from codesign.errors import InputError
 from codesign.hardware.profile import HardwareProfile
@@ -283,8 +282,9 @@ class TabledModel:
         if kind_of(node) == "free":
             return cost
         if node.fused_into is not None:
-            return self._taking(cost, 0.0)
-        return self._taking(cost, self._kernel_s(node, bits) + (self.run_s if node.is_first else 0.0))
+            return with_latency(cost, 0.0, self.profile)
+        latency_s = self._kernel_s(node, bits) + (self.run_s if node.is_first else 0.0)
+        return with_latency(cost, latency_s, self.profile)
 
     def _kernel_s(self, node: NodeFacts, bits: BitWidths) -> float:
         predicted_s, entry = kernel_latency_s(self.base, node, bits), self.table.find(workload_of(node, bits))
@@ -311,7 +311,3 @@ class TabledModel:
             if self.table.find(workload_of(node, bits)) is not None:
                 measured.append(seconds[-1])
         return Coverage(len(nodes), len(measured), math.fsum(seconds), math.fsum(measured))
-
-    def _taking(self, cost: NodeCost, latency_s: float) -> NodeCost:
-        idle_j = self.profile.idle_power_w * (latency_s - cost.latency_s)
-        return dataclasses.replace(cost, latency_s=latency_s, energy_j=max(0.0, cost.energy_j + idle_j))

@@ -18,10 +18,11 @@ from codesign.backend.kernels.amx_tiles import (
     shape_in_bytes,
     worth_threads,
 )
+from codesign.backend.kernels.amx_weights import AmxWeights, expanded
 from codesign.backend.kernels.bfloat16 import ELEMENT_BYTES
 from codesign.backend.kernels.epilogue import FACTORS, ZEROS, FloatEpilogue, IntegerEpilogue
 from codesign.backend.kernels.geometry import ConvolutionShape
-from codesign.backend.kernels.packing import INNER, LANES, PLANES, neighbours
+from codesign.backend.kernels.packing import INNER, LANES
 from codesign.backend.kernels.parameters import AmxTiling
 
 BFLOAT16_BITS = 16
@@ -59,30 +60,6 @@ class _Kernel:
     factors: Buffer
     residual: Buffer
     out: Buffer
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """Weights in the order in which tiles load them, from a block of channels on.
-
-    Attributes:
-        kernel: The kernel.
-        memory: Holds them.
-        first_block: Number of the first block of channels in it.
-        is_ahead: Whether tiles of weights are expanded while the tiles before them are multiplied.
-    """
-
-    kernel: _Kernel
-    memory: Buffer
-    first_block: Expression
-    is_ahead: bool = False
-
-    def at(self, block: Expression, tap: Expression, row: Expression) -> Expression:
-        """First element of a row of weights."""
-        if self.kernel.bits >= 8:
-            return self.memory[block, tap, row, 0]
-        before = ((block - self.first_block) * self.kernel.shape.kernel[0] + tap) * self.kernel.tiles.sums.weight_rows
-        return self.memory[(before + row) * LANES * INNER]
 
 
 def amx_tiling(shape: ConvolutionShape, threads: int) -> AmxTiling:
@@ -265,12 +242,14 @@ def _one_part(
     source = _source(kernel, copy, first)
     groups, steps = part.blocks // tiles.channels, -(-part.rows * tiles.in_row // tiles.pixels)
     if tiles.pixels_outside:
-        weight = _weights(kernel, first[2], part.blocks)
+        weight = expanded(kernel.shape, tiles, kernel.bits, kernel.weight, first[2], part.blocks)
         with build.serial(0, steps) as step, build.serial(0, groups) as group:
             _one_group(kernel, source, weight, sums, first, step, group * tiles.channels)
     else:
         with build.serial(0, groups) as group:
-            weight = _weights(kernel, first[2] + group * tiles.channels, tiles.channels)
+            weight = expanded(
+                kernel.shape, tiles, kernel.bits, kernel.weight, first[2] + group * tiles.channels, tiles.channels
+            )
             with build.serial(0, steps) as step:
                 _one_group(kernel, source, weight, sums, first, step, group * tiles.channels)
 
@@ -291,7 +270,7 @@ def _source(kernel: _Kernel, copy: Buffer, first: tuple[Expression, Expression, 
 def _one_group(
     kernel: _Kernel,
     source: AmxInput,
-    weight: _Weights,
+    weight: AmxWeights,
     sums: Buffer,
     first: tuple[Expression, Expression, Expression],
     step: Expression,
@@ -315,7 +294,7 @@ def _sum(
     kernel: _Kernel,
     source: AmxInput,
     corners: list[tuple[Expression, Expression]],
-    weight: _Weights,
+    weight: AmxWeights,
     block: Expression,
     sums: Buffer,
     step: Expression,
@@ -333,12 +312,12 @@ def _sum(
         amx.load(number, kernel.bias[(block + c) * LANES], 0)
     if weight.is_ahead:
         with build.If(step == 0), build.Then():
-            _unpack_tile(weight, block, 0)
+            weight.expand_tile(block, 0)
     with build.serial(0, shape.kernel[0]) as tap, build.serial(0, tiles.sums.steps) as part:
         if weight.is_ahead:
             following = te.min(tap * tiles.sums.steps + part + 1, shape.kernel[0] * tiles.sums.steps - 1)
             with build.If(step == 0), build.Then():
-                _unpack_tile(weight, block, following)
+                weight.expand_tile(block, following)
         start = _start(shape, tiles.sums, part, block)
         row_of = [corner[0] + tap * shape.dilation[0] for corner in corners]
         for p in range(tiles.pixels):
@@ -385,49 +364,3 @@ def _finish(kernel: _Kernel, sums: Buffer, pixel: int, place: tuple[Expression, 
                     case IntegerEpilogue() as integer:
                         value = integer.apply(total, kernel.scale[channel], kernel.zeros, kernel.factors, residual)
                 build.buffer_store(kernel.out, value, index)
-
-
-def _weights(kernel: _Kernel, first: Expression, count: int) -> _Weights:
-    """The weights of some blocks of channels, expanded to bytes where they are narrower."""
-    if kernel.bits >= 8:
-        return _Weights(kernel, kernel.weight, 0)
-    rows = kernel.shape.kernel[0] * kernel.tiles.sums.weight_rows
-    unpacked = build.sblock_alloc_buffer((count * rows * LANES * INNER,), "int8")  # one axis, as `padded` has
-    together = packed_rows(kernel.shape, kernel.bits)
-    weights = _Weights(kernel, unpacked, first, kernel.tiles.sums.depth // INNER % together == 0)
-    if weights.is_ahead:  # TVM allocates memory in the innermost loop around all that uses it, which is too far inside
-        build.buffer_store(unpacked, tirx.const(0, "int8"), [0])
-    else:
-        with build.serial(0, count) as block, build.serial(0, rows // together) as group:
-            _unpack(weights, block, group)
-    return weights
-
-
-def _unpack_tile(weights: _Weights, block: Expression, tile: Expression) -> None:
-    """Expands a tile of each of the blocks of channels that are summed side by side."""
-    kernel = weights.kernel
-    count = kernel.tiles.sums.depth // INNER // packed_rows(kernel.shape, kernel.bits)
-    with build.serial(0, kernel.tiles.channels) as number, build.serial(0, count) as group:
-        _unpack(weights, block - weights.first_block + number, tile * count + group)
-
-
-def _unpack(weights: _Weights, block: Expression, group: Expression) -> None:
-    """Expands the rows of one block that are packed together; the block counts from the first one in memory."""
-    kernel = weights.kernel
-    shape, bits = kernel.shape, kernel.bits
-    together = packed_rows(shape, bits)
-    lanes = together * LANES * INNER
-    near = neighbours(lanes, bits)
-    groups = shape.kernel[0] * kernel.tiles.sums.weight_rows // together
-    for start in range(0, lanes, near):
-        with build.vectorized(0, near) as lane:
-            position = first = 0
-            total = tirx.const(-(1 << (bits - 1)), "int8")
-            for width in PLANES[bits]:
-                count = lanes * width // 8
-                byte = kernel.weight[weights.first_block + block, group, first + start % count + lane]
-                shift = tirx.const(start // count * width, "uint8")
-                digit = (byte >> shift) & tirx.const((1 << width) - 1, "uint8")
-                total += (digit << tirx.const(position, "uint8")).astype("int8")
-                position, first = position + width, first + count
-            build.buffer_store(weights.memory, total, [(block * groups + group) * lanes + start + lane])
