@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 REFERENCE_REPEATS = 5
 NETWORK_SAMPLES = 10
 """A sample of a whole network lasts so many times that of a kernel."""
+DRAWN_VALUES = 65_537
+"""Numbers that are drawn for an operand; larger ones repeat them, since drawing takes longer than timing."""
 Samples = Callable[[int], list[float]]
 """Takes a number of samples, in seconds a call."""
 
@@ -85,9 +87,9 @@ def operand_values(argument: KernelArgument, random: np.random.Generator) -> NDA
     Returns:
         An array.
     """
-    if argument.dtype.startswith("float"):
-        return random.uniform(0.5, 1.0, argument.shape).astype(argument.dtype)
-    return random.integers(0, 100, argument.shape).astype(argument.dtype)
+    size = min(DRAWN_VALUES, math.prod(argument.shape))
+    drawn = random.uniform(0.5, 1.0, size) if argument.dtype.startswith("float") else random.integers(0, 100, size)
+    return np.resize(drawn.astype(argument.dtype), argument.shape)
 
 
 def in_place(samples: Samples) -> Callable[[], Samples]:

@@ -119,12 +119,13 @@ class _Chain:
         return self.node(op_type, [self.last], kernel_shape=[side] * 2, strides=[stride] * 2, pads=[pad] * 4)
 
     def shortcut(self) -> None:
-        """Every second pixel, and half as many channels of zeros on both sides: a residual network without weights."""
+        """Every second pixel, and as many channels more, of zeros, half on each side: residual networks, unweighted."""
         channels, height, width = self.size
         ends = [self.integers(values) for values in ([0, 0], [height, width], [2, 3], [2, 2])]
-        more = channels // 4 // 16 * 16
+        more = max(0, min(channels, MOST_CHANNELS - channels) // 2 // 8 * 8)
         self.node("Slice", [self.last, *ends])
-        self.node("Pad", [self.last, self.integers([0, more, 0, 0, 0, more, 0, 0])])
+        if more:
+            self.node("Pad", [self.last, self.integers([0, more, 0, 0, 0, more, 0, 0])])
         self.size = (channels + 2 * more, (height + 1) // 2, (width + 1) // 2)
 
     def relu(self) -> str:

@@ -178,6 +178,26 @@ def features_of(terms: Mapping[str, float], node: NodeFacts, bits: Widths, unit:
                 "amx_sum_steps": amx.steps,
             }  # fmt: skip
         features |= {name: float(value) for name, value in sizes.items()}
+    elif node.channels:
+        features |= _image_features(node, bits)
+    return features
+
+
+def _image_features(node: NodeFacts, bits: Widths) -> Mapping[str, float]:
+    """Of what moves an image: its channels as stored, how they fill cache lines, and the window."""
+    channels = -(-node.channels // STORED_CHANNELS) * STORED_CHANNELS
+    features = {
+        "log_channels": log(channels),
+        "line_bytes": float(channels * (1 if bits.activation == 8 else 4) % LINE),
+        "log_pixels": log(node.output_elements / node.channels),
+    }
+    if node.window is not None:
+        window = node.window
+        sizes = {
+            "tap_rows": window.kernel[0], "tap_columns": window.kernel[1], "stride": window.stride[0],
+            "width": window.output_size[1], "height": window.output_size[0], "maximum": "Max" in node.op_type,
+        }  # fmt: skip
+        features |= {name: float(value) for name, value in sizes.items()}
     return features
 
 

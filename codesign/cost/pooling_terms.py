@@ -7,12 +7,14 @@ elements are read where the image is, vector by vector, without those that lie i
     epilogues           vectors of 16 outputs of a mean                  scaling and rounding
     stores              vectors of outputs
     split_loads         vectors of the image across two cache lines, on average x elements of the windows
-    pixels              outputs of one channel                           addresses and loops
+    pixels              outputs of one channel                           addresses
+    loops               pixels x widths of vectors                       a loop for the vectors of each width
+    rows                rows x parts of a row that see alike             a loop for the pixels of each part
 
-Large windows are combined in loops, over a copy where the image is padded:
+Large windows are combined in loops, over a copy where the image is padded, a few vectors side by side:
 
     looped_maxima, looped_means   vectors of 16 (maxima of bytes: up to 64) outputs x elements of a window
-    chain                         vectors x elements of a window beyond 100, too many to work on the next meanwhile
+    taps                          elements of a window x vectors / those side by side
     padding                       vectors copied
 
 Caches and call are those of all kernels (kernel_terms.py).
@@ -31,8 +33,8 @@ MOST_TERMS = 600
 LINE_BYTES, STORED_CHANNELS = 64, 16
 TURNS = 4
 """Pixels after which cache lines begin at the same channels again: pixels are multiples of 16 bytes."""
-HIDDEN_TAPS = 100
-"""Elements of a window that are combined one after the other while a processor already works on the next window."""
+MOST_SUMS = 8
+"""Vectors that are combined side by side where windows are looped over."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class PoolingLoops:
         pixels: Outputs of one channel.
         vectors: Vectors of one pixel by their bytes.
         padded: Elements of the copy, 0 without one.
+        rows: Rows of the output, each counted once for every part of it whose windows see alike.
     """
 
     is_direct: bool
@@ -52,6 +55,7 @@ class PoolingLoops:
     pixels: int
     vectors: Mapping[int, int]
     padded: int
+    rows: int
 
 
 def pooling_loops(window: ConvGeometry, element_bytes: int) -> PoolingLoops:
@@ -71,12 +75,14 @@ def pooling_loops(window: ConvGeometry, element_bytes: int) -> PoolingLoops:
     pixels = window.batch * window.output_size[0] * window.output_size[1]
     if all(all(axis) for axis in axes) and terms <= MOST_TERMS:
         taps = window.batch * sum(map(len, axes[0])) * sum(map(len, axes[1]))
-        return PoolingLoops(True, taps, pixels, pixel_vectors(channels, element_bytes), 0)
+        rows = window.batch * window.output_size[0] * len(groups[1])
+        return PoolingLoops(True, taps, pixels, pixel_vectors(channels, element_bytes), 0, rows)
     widest = LINE_BYTES // element_bytes
     lanes = next(v for v in (64, 32, 16, 8, 4, 2, 1) if v <= widest and channels % v == 0)
     padded = window.batch * padded_elements(window, channels)
     taps = pixels * window.kernel[0] * window.kernel[1]
-    return PoolingLoops(False, taps, pixels, {lanes * element_bytes: channels // lanes}, padded)
+    rows = window.batch * window.output_size[0]
+    return PoolingLoops(False, taps, pixels, {lanes * element_bytes: channels // lanes}, padded, rows)
 
 
 def pooling_terms(op_type: str, window: ConvGeometry, bits: Widths) -> Mapping[str, float]:
@@ -99,6 +105,8 @@ def pooling_terms(op_type: str, window: ConvGeometry, bits: Widths) -> Mapping[s
     terms = {
         "call": 1.0,
         "pixels": float(loops.pixels),
+        "loops": float(loops.pixels * len(loops.vectors)),
+        "rows": float(loops.rows),
         "stores": float(loops.pixels * vectors),
         "epilogues": 0.0 if is_max else stored,
     }
@@ -106,10 +114,11 @@ def pooling_terms(op_type: str, window: ConvGeometry, bits: Widths) -> Mapping[s
         kind = "maxima" if is_max else "means"
         terms["split_loads"] = loops.taps * split_vectors(loops.vectors)
         return terms | {f"{kind}_{size}": float(count * loops.taps) for size, count in loops.vectors.items()}
+    together = next(count for count in range(MOST_SUMS, 0, -1) if vectors % count == 0)
     kind, turns = ("looped_maxima", vectors) if is_max else ("looped_means", elements / STORED_CHANNELS)
     return terms | {
         kind: turns * loops.taps,
-        "chain": float(loops.pixels * vectors * max(0, window.kernel[0] * window.kernel[1] - HIDDEN_TAPS)),
+        "taps": float(loops.taps * vectors / together),
         "padding": loops.padded * element_bytes / LINE_BYTES,
     }
 

@@ -18,14 +18,14 @@ class SimilarKernels:
     Attributes:
         similarity: As a profile holds it.
         means: Of the features, `[f]`.
-        spreads: Of the features, `[f]`.
+        lengths: Of the features, `[f]`.
         points: The kernels, `[n, f]`.
         weights: `[n]`.
     """
 
     similarity: Similarity
     means: Array
-    spreads: Array
+    lengths: Array
     points: Array
     weights: Array
 
@@ -39,7 +39,7 @@ class SimilarKernels:
         Returns:
             The same.
         """
-        given = (similarity.means, similarity.spreads, similarity.points, similarity.weights)
+        given = (similarity.means, similarity.lengths, similarity.points, similarity.weights)
         return cls(similarity, *(np.asarray(values) for values in given))
 
     def logarithm(self, features: Mapping[str, float]) -> float:
@@ -51,6 +51,6 @@ class SimilarKernels:
         Returns:
             The logarithm.
         """
-        place = (np.asarray([features.get(name, 0.0) for name in self.similarity.features]) - self.means) / self.spreads
-        distances = np.sqrt(np.sum((self.points - place) ** 2, axis=1))
-        return float(self.similarity.variance * (self.weights @ np.exp(-distances / self.similarity.length)))
+        place = (np.asarray([features.get(name, 0.0) for name in self.similarity.features]) - self.means) / self.lengths
+        distances = np.sqrt(3 * np.sum((self.points - place) ** 2, axis=1))
+        return float(self.similarity.variance * (self.weights @ ((1 + distances) * np.exp(-distances))))

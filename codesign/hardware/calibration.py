@@ -48,35 +48,34 @@ class Term(StrictModel):
 class Similarity(StrictModel):
     """A correction by what kernels like one another had in common: a Gaussian process' mean.
 
-    With z = (features - means) / spreads, the natural logarithm of the factor is
+    With z = (features - means) / lengths and r = sqrt(3) |z - p|, the natural logarithm of the factor is
 
-        sum over points p of weight_p x variance x exp(-|z - p| / length)
+        sum over points p of weight_p x variance x (1 + r) exp(-r)
 
-    which is the error that the terms alone make of a kernel that was measured, and 0 far from all of them.
+    which is the error that the terms alone make of a kernel that was measured, and 0 far from all of them (Matern 3/2;
+    Rasmussen and Williams 2006, 4.2).
 
     Attributes:
         features: Names of what is compared.
         means: Of each feature over the measured kernels.
-        spreads: Standard deviation of each.
+        lengths: Difference of each at which kernels have little in common any more.
         points: The measured kernels, a row of z for each.
         weights: One for each point.
         variance: Of the logarithm, before anything is measured.
-        length: Distance at which kernels have little in common any more.
     """
 
     features: tuple[str, ...] = Field(min_length=1)
     means: tuple[Finite, ...]
-    spreads: tuple[Positive, ...]
+    lengths: tuple[Positive, ...]
     points: tuple[tuple[Finite, ...], ...] = Field(min_length=1)
     weights: tuple[Finite, ...]
     variance: Positive
-    length: Positive
 
     @model_validator(mode="after")
     def _sizes(self) -> "Similarity":
         count = len(self.features)
-        if any(len(row) != count for row in (self.means, self.spreads, *self.points)):
-            raise ValueError(f"means, spreads and each point need one number for each of {count} features")
+        if any(len(row) != count for row in (self.means, self.lengths, *self.points)):
+            raise ValueError(f"means, lengths and each point need one number for each of {count} features")
         if len(self.weights) != len(self.points):
             raise ValueError(f"weights: got {len(self.weights)}, needs one for each of {len(self.points)} points")
         return self

@@ -13,8 +13,8 @@ from codesign.hardware.catalog import load_profile
 from codesign.hardware.unverified import unverified_values
 
 LIKE = Similarity(
-    features=("columns", "stride"), means=(2.5e-7, 0.0), spreads=(1.0, 0.5), points=((0.0, -0.125), (1e-9, 3.0)),
-    weights=(-0.1, 1e-9), variance=0.02, length=5.5,
+    features=("columns", "stride"), means=(2.5e-7, 0.0), lengths=(1.0, 0.5), points=((0.0, -0.125), (1e-9, 3.0)),
+    weights=(-0.1, 1e-9), variance=0.02,
 )  # fmt: skip
 FIT = KernelFit(
     kind="convolution",
@@ -48,7 +48,7 @@ def test_round_trip(tmp_path: Path) -> None:
         ("means = [2.5e-07, 0.0]", "means = [2.5e-07]", "one number for each of 2 features"),
         ("points = [[0.0, -0.125], [1e-09, 3.0]]", "points = [[0.0, -0.125], [1e-09]]", "each of 2 features"),
         ("weights = [-0.1, 1e-09]", "weights = [-0.1]", "got 1, needs one for each of 2 points"),
-        ("spreads = [1.0, 0.5]", "spreads = [1.0, 0.0]", "greater than 0"),
+        ("lengths = [1.0, 0.5]", "lengths = [1.0, 0.0]", "greater than 0"),
         ("call_s = 2e-07", "calls_s = 2e-07", "unknown key"),
         ('kind = "convolution"', 'kind = "magic"', "calibration.fits.0.kind"),
     ],

@@ -1,6 +1,6 @@
 """Prices of a calibrated model."""
 
-from math import exp
+from math import exp, sqrt
 
 import pytest
 
@@ -21,8 +21,8 @@ SECONDS = {
     "padding": 0.0, "weights_l2": 0.0, "inputs_l2": 0.0, "beyond_l2": 0.0, "unpack_4": 2e-11, "merged_elements": 1e-10,
 }  # fmt: skip
 LIKE = Similarity(
-    features=("weight_bits", "stride"), means=(8.0, 1.0), spreads=(2.0, 1.0), points=((0.0, 0.0), (-3.0, 4.0)),
-    weights=(0.5, -0.25), variance=2.0, length=5.0,
+    features=("weight_bits", "stride"), means=(8.0, 1.0), lengths=(10.0, 5.0), points=((0.0, 0.0), (-0.6, 0.8)),
+    weights=(0.5, -0.25), variance=2.0,
 )  # fmt: skip
 CONV = multiply_node("conv", "Conv", ConvGeometry(1, 16, 16, (3, 3), (1, 1), (8, 8), (8, 8), 1))
 
@@ -54,7 +54,8 @@ def test_terms_add_up() -> None:
 def test_a_correction_is_a_factor_on_the_kernel() -> None:
     model, plain = CalibratedModel(_profile(LIKE)), CalibratedModel(_profile())
     kernel_s = plain.kernel_s(CONV, Widths(8, 8))[0]
-    logarithm = 2.0 * (0.5 - 0.25 * exp(-5 / 5))  # the layer itself, and a kernel at a distance of 5
+    far = (1 + sqrt(3)) * exp(-sqrt(3))
+    logarithm = 2.0 * (0.5 - 0.25 * far)  # the layer itself, and a kernel at a distance of 1
     assert model.kernel_s(CONV, Widths(8, 8))[0] == pytest.approx(kernel_s * exp(logarithm))
     assert SimilarKernels.of(LIKE).logarithm({"weight_bits": 1e6}) == pytest.approx(0.0)  # unlike all that was measured
 

@@ -1,5 +1,6 @@
 """Maximum, average and global average pooling of images stored by pixel."""
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any
@@ -21,6 +22,8 @@ Buffer = Any
 """A TIR buffer."""
 MOST_TERMS = 600
 """Elements that a kernel names one by one; windows with more are summed in loops over a padded copy."""
+MOST_SUMS = 8
+"""Vectors summed side by side where windows are looped over, to hide the latency of an addition."""
 MINIMUM_PARALLEL_READS = 300_000
 """Elements read below which a kernel is serial."""
 
@@ -38,7 +41,8 @@ def max_pool(shape: ConvolutionShape, dtype: str, threads: int) -> tirx.PrimFunc
     """
     parts = _parts(shape)
     if parts is not None:
-        return _by_parts(shape, parts, dtype, False, threads, lambda taps, _, __: reduce(te.max, taps))
+        largest_of = pairwise if dtype == "float32" else reduce  # integers are ready after one cycle
+        return _by_parts(shape, parts, dtype, False, threads, lambda taps, _, __: largest_of(te.max, taps))
     x = te.placeholder((1, shape.height, shape.width, shape.in_channels), dtype, "x")
     lowest = tirx.const(0, dtype) if dtype == "uint8" else te.min_value(dtype)
     source = padded_input(x, shape, lowest)
@@ -149,13 +153,29 @@ def _taps(
     ]
 
 
+def pairwise(combine: Callable[[Expression, Expression], Expression], values: Sequence[Expression]) -> Expression:
+    """Combines values two by two, so that a processor need not wait for one result after the other.
+
+    Args:
+        combine: An associative operation.
+        values: At least one.
+
+    Returns:
+        All of them combined.
+    """
+    while len(values) > 1:
+        pairs = zip(values[::2], values[1::2], strict=False)
+        values = [*(combine(a, b) for a, b in pairs), *values[len(values) // 2 * 2 :]]
+    return values[0]
+
+
 def _float_mean(whole: int, taps: Sequence[Expression], _zeros: Buffer, _factors: Buffer) -> Expression:
-    return reduce(lambda a, b: a + b, taps) / tirx.const(float(whole or len(taps)), "float32")
+    return pairwise(operator.add, taps) * tirx.const(1 / (whole or len(taps)), "float32")
 
 
 def _integer_mean(whole: int, taps: Sequence[Expression], zeros: Buffer, factors: Buffer) -> Expression:
     kind = "int16" if len(taps) * 255 < 1 << 15 else "int32"
-    total = reduce(lambda a, b: a + b, [tap.astype(kind) for tap in taps]).astype("int32")
+    total = reduce(operator.add, [tap.astype(kind) for tap in taps]).astype("int32")
     value = (total - zeros[0] * len(taps)).astype("float32")
     value *= factors[0] / tirx.const(float(whole or len(taps)), "float32")
     return to_uint8(clamped(value, factors[1], factors[2]), zeros[1])
@@ -186,7 +206,7 @@ def _count(shape: ConvolutionShape, count_padding: bool, row: tirx.Expr, column:
 
 
 def _schedule(arguments: list[te.Tensor], shape: ConvolutionShape, threads: int) -> tirx.PrimFunc:
-    """Finishes one vector of channels after the other, each in a register."""
+    """Finishes a few vectors of channels after the other, each in a register."""
     s = Schedule(te.create_prim_func(arguments))
     out, total = s.get_sblock("out"), s.get_sblock("accumulated")
     widest = 64 if str(s.get(total).writes[0].source.dtype) == "uint8" else 16
@@ -194,13 +214,18 @@ def _schedule(arguments: list[te.Tensor], shape: ConvolutionShape, threads: int)
     if shape.is_padded:
         vectorize_copy(s, "padded")
     _, row, _, channel = s.get_loops(out)
-    block, lane = s.split(channel, [None, width])
+    vectors = next(v for v in range(MOST_SUMS, 0, -1) if shape.in_channels // width % v == 0)
+    block, channel = s.split(channel, [None, vectors * width])
     s.compute_at(total, block, preserve_unit_loops=True)
     s.set_scope(total, 0, "local")
-    *_, sum_lane, kh, kw = s.get_loops(total)
-    s.reorder(kh, kw, sum_lane)
-    s.vectorize(sum_lane)
-    s.vectorize(lane)
+    *_, sum_channel, kh, kw = s.get_loops(total)
+    sum_vector, sum_lane = s.split(sum_channel, [vectors, width])
+    s.reorder(kh, kw, sum_vector, sum_lane)
+    vector, lane = s.split(channel, [vectors, width])
+    for loop in (sum_vector, vector):
+        s.unroll(loop)
+    for loop in (sum_lane, lane):
+        s.vectorize(loop)
     reads = shape.out_height * shape.out_width * shape.in_channels * shape.kernel[0] * shape.kernel[1]
     if threads > 1 and reads >= MINIMUM_PARALLEL_READS and not shape.is_padded:  # one thread copies the padding
         s.parallel(row)
