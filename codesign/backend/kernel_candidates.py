@@ -49,7 +49,7 @@ def candidates(kernel: LayerKernel, isa: InstructionSet, threads: int) -> tuple[
     found: list[KernelParameters] = [default_parameters(kernel, isa, threads)]
     shape, integers = kernel.shape, kernel.bits != FLOAT_BITS
     if kernel.is_vector:
-        if integers and shared_steps(shape.in_channels, kernel.bits, isa):
+        if integers and shared_steps(kernel.bits, isa):
             found += _packed_products(shape, threads)
         else:
             found += _products(shape, input_steps(shape.in_channels, integers, isa), isa, threads)
@@ -67,7 +67,7 @@ def candidates(kernel: LayerKernel, isa: InstructionSet, threads: int) -> tuple[
 
 
 def _packed_products(shape: ConvolutionShape, threads: int) -> Iterator[PackedMatrixVectorTiling]:
-    for blocks in _divisors(shape.blocks, 2 * BLOCKS):
+    for blocks in range(1, min(2 * BLOCKS, shape.blocks) + 1):
         for parallel in _either(threads > 1):
             yield PackedMatrixVectorTiling(blocks, parallel)
 

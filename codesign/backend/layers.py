@@ -93,8 +93,8 @@ def default_parameters(kernel: LayerKernel, isa: InstructionSet, threads: int) -
     shape, integers = kernel.shape, kernel.bits != FLOAT_BITS
     if kernel.is_vector:
         size = (shape.in_channels, shape.out_channels)
-        if integers and shared_steps(shape.in_channels, kernel.bits, isa):
-            return packed_matrix_vector_tiling(*size, threads)
+        if integers and shared_steps(kernel.bits, isa):
+            return packed_matrix_vector_tiling(*size, kernel.bits, threads)
         return matrix_vector_tiling(*size, integers, isa, threads)
     if integers and isa.amx and amx_applies(shape):
         return amx_tiling(shape, threads)
@@ -229,7 +229,11 @@ def _stored_weights(
     if bits == 8:
         return weight if on_amx else weight.reshape(shape.blocks, -1, *lanes)
     rows = weight.reshape(shape.blocks, -1, lanes[0] * lanes[1])
-    together = packed_steps(rows.shape[1], bits)
+    if isinstance(loops, PackedMatrixVectorTiling):
+        together = shared_steps(bits, isa)
+        rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % together), (0, 0)))
+    else:
+        together = packed_steps(rows.shape[1], bits)
     return pack_planes(rows.reshape(shape.blocks, -1, together * rows.shape[2]), bits)
 
 

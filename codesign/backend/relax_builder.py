@@ -256,12 +256,15 @@ def _concatenation(builder: ValueStore, operation: Concatenation) -> None:
 
 def _crop(builder: ValueStore, operation: Crop) -> None:
     stored = builder.image(operation.x)
-    _, height, width = image_size(operation.x)
+    before, height, width = image_size(operation.x)
     channels, out_height, out_width = image_size(operation.output)
     source, target = (height, width, stored.channels), (out_height, out_width, round_up(channels, LANES))
-    by_pixel = movement.Window(
-        *((part[1], part[2], part[0]) for part in (operation.start, operation.step, operation.size, operation.before))
+    start, step, size, padding = (
+        (part[1], part[2], part[0]) for part in (operation.start, operation.step, operation.size, operation.before)
     )
+    if size[2] == before == channels and source[2] == target[2]:  # whole pixels, with what is only stored of them
+        size = (*size[:2], target[2])
+    by_pixel = movement.Window(start, step, size, padding)
     dtype = operation.output.dtype
     value = builder.call(
         ("move_window", source, target, by_pixel, dtype),

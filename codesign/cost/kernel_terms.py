@@ -13,7 +13,9 @@ A node that multiplies, with the loops of `kernel_tiles`:
                                                                  and one row
     padding          vectors copied                              the input with its padding
     padded_pixels    pixels copied                               telling padding from the image
-    unpack_B         weights of B bits, whole vectors            turning them into 8 bits
+    unpack_B         vectors of weights of B bits                turning them into 8 bits; a vector is as many as one
+                                                                 shift and mask yields, fewer than 64 where the steps of
+                                                                 the sum are no multiple of 8
     from_image       elements of a network's input               bringing its few channels into the kernels' order
     weights_l2       bytes of weights read again for every tile  where those of one tile exceed the first cache
     inputs_l2        bytes of the input read again for every block of channels, where it exceeds the first cache
@@ -32,6 +34,7 @@ tiles, epilogues and padding:
     amx_epilogues_L  vectors of outputs                          finishing L channels at once
     amx_padding      cache lines copied                          the input with its padding
     amx_rounding     vectors of 32 elements                      the input, rounded to bfloat16, with its padding
+    of_unpacking_first   vectors of weights                      turning them into 8 bits before the sum, not meanwhile
 
 In a product of a matrix and one row with weights below 8 bits that are taken apart in registers:
 
@@ -47,7 +50,7 @@ merged into another's kernel only adds what it reads by itself (`merged_elements
 
 from collections import Counter
 from collections.abc import Mapping
-from math import log
+from math import gcd, log
 
 from codesign.cost.amx_loops import AmxLoops
 from codesign.cost.depthwise_terms import depthwise_applies, depthwise_terms
@@ -59,6 +62,8 @@ from codesign.hardware.profile import MemoryLevel
 from codesign.plan.facts import NodeFacts, packed_weight_bytes
 from codesign.quantization.scheme import Widths
 
+AMX_LATENCY, AMX_LINES = 52, 2
+"""Cycles after which a tile of sums can be added to again, and cache lines that are loaded in a cycle."""
 HIDING_SUMS = 8
 """Vectors of sums that hide the latency of a multiply-accumulate."""
 SMALL_CACHE, LARGE_CACHE = 32_768, 1_048_576
@@ -75,8 +80,10 @@ ROUNDED_ELEMENTS = 32
 """Elements that one instruction rounds to bfloat16."""
 SHARED_STEPS = {2: 4, 3: 8, 4: 2, 5: 8, 6: 4}
 """Steps of the sum that share a block of packed weights, by width."""
-PACKED_BLOCKS = 4
-"""Blocks of outputs that products with packed weights sum side by side."""
+PACKED_BLOCKS = 6
+"""Most blocks of outputs that products with packed weights sum side by side, some of them twice."""
+PACKED_LATENCY = {2: 5 / 1.5, 3: 5 / 3.5, 4: 5 / 1.5, 5: 5 / 3.5, 6: 5 / 3.5}
+"""Blocks of outputs, by width, whose steps take as long as an instruction on a sum waits for the last one."""
 WINDOWS = frozenset({"Pad", "Slice"})
 """Operators that move part of an image."""
 OPTIONAL = "of_"
@@ -139,7 +146,7 @@ def terms_of(node: NodeFacts, bits: Widths, unit: VectorUnit, memories: tuple[Me
     if not integers and depthwise_applies(node.geometry):
         return {**depthwise_terms(node.geometry), **_beyond(node, bits, memories)}
     loops = tiled_loops(node.geometry, integers, unit)
-    if loops.is_vector and is_packed(loops, bits, unit):
+    if is_packed(loops, bits, unit):
         return _packed_terms(node, loops, bits, memories)
     if loops.amx is not None:
         return _amx_terms(node, loops, loops.amx, bits, memories)
@@ -177,7 +184,7 @@ def features_of(terms: Mapping[str, float], node: NodeFacts, bits: Widths, unit:
                 "amx_rows": amx.rows, "amx_pixels": amx.pixels, "amx_channels": amx.channels, "amx_depth": amx.depth,
                 "amx_sum_steps": amx.steps,
             }  # fmt: skip
-        features |= {name: float(value) for name, value in sizes.items()}
+        features |= {name: log(1 + value) for name, value in sizes.items()}
     elif node.channels:
         features |= _image_features(node, bits)
     return features
@@ -197,7 +204,7 @@ def _image_features(node: NodeFacts, bits: Widths) -> Mapping[str, float]:
             "tap_rows": window.kernel[0], "tap_columns": window.kernel[1], "stride": window.stride[0],
             "width": window.output_size[1], "height": window.output_size[0], "maximum": "Max" in node.op_type,
         }  # fmt: skip
-        features |= {name: float(value) for name, value in sizes.items()}
+        features |= {name: log(1 + value) for name, value in sizes.items()}
     return features
 
 
@@ -227,12 +234,14 @@ def _multiplying_terms(
         **_beyond(node, bits, memories),
     }
     if bits.weight < 8:
-        terms[f"unpack_{bits.weight}"] = float(loops.tile_weights * loops.passes)
+        lanes = loops.inner * loops.lanes
+        steps = loops.steps * (loops.columns if loops.is_vector else 1)
+        terms[f"unpack_{bits.weight}"] = loops.tile_weights * loops.passes / _expanded_at_once(steps, lanes, bits)
     return terms
 
 
 def is_packed(loops: TiledLoops, bits: Widths, unit: VectorUnit) -> bool:
-    """Whether a product of a matrix and one row takes its weights apart in registers.
+    """Whether a kernel is a product of a matrix and one row that takes its weights apart in registers.
 
     Args:
         loops: Its loops.
@@ -240,26 +249,38 @@ def is_packed(loops: TiledLoops, bits: Widths, unit: VectorUnit) -> bool:
         unit: Vectors that kernels are compiled for.
 
     Returns:
-        True for weights below 8 bits whose steps share whole blocks (as `packed_matrix_vector` of the TVM kernels).
+        True for weights below 8 bits (as `packed_matrix_vector` of the TVM kernels).
     """
-    if bits.weight not in SHARED_STEPS or unit.dot_channels == 1:
-        return False
-    inputs = loops.tile_weights // (loops.lanes * loops.blocks)
-    return inputs % (unit.dot_channels * SHARED_STEPS[bits.weight]) == 0
+    return loops.is_vector and bits.weight in SHARED_STEPS and unit.dot_channels > 1
+
+
+def packed_blocks(blocks: int, bits: Widths) -> int:
+    """Blocks of outputs that a product with packed weights sums side by side.
+
+    Args:
+        blocks: Blocks of 16 outputs.
+        bits: Its widths.
+
+    Returns:
+        The number that takes the fewest cycles, as the compiler chooses it.
+    """
+    counts = range(min(PACKED_BLOCKS, blocks), 0, -1)
+    return min(counts, key=lambda count: -(-blocks // count) * max(count, PACKED_LATENCY[bits.weight]))
 
 
 def _packed_terms(
     node: NodeFacts, loops: TiledLoops, bits: Widths, memories: tuple[MemoryLevel, ...]
 ) -> Mapping[str, float]:
     blocks = loops.outputs // loops.lanes
-    together = next(count for count in range(PACKED_BLOCKS, 0, -1) if blocks % count == 0)
+    together = packed_blocks(blocks, bits)
+    groups = -(-blocks // together)
     inputs = loops.tile_weights / (loops.lanes * loops.blocks)
     return {
         "call": 1.0,
-        f"packed_{bits.weight}": inputs * loops.outputs / (loops.lanes * loops.inner),
-        "row_steps": inputs / loops.inner * (blocks / together),
-        "tiles": blocks / together,
-        "epilogues": float(blocks),
+        f"packed_{bits.weight}": inputs / loops.inner * groups * together,
+        "row_steps": inputs / loops.inner * groups,
+        "tiles": float(groups),
+        "epilogues": float(groups * together),
         "row_sum": inputs / COPIED_BYTES,
         **_beyond(node, bits, memories),
     }
@@ -269,17 +290,19 @@ def _amx_terms(
     node: NodeFacts, loops: TiledLoops, amx: AmxLoops, bits: Widths, memories: tuple[MemoryLevel, ...]
 ) -> Mapping[str, float]:
     small, _ = _capacities(memories)
-    steps = float(amx.groups * amx.steps)
+    steps, products = float(amx.groups * amx.steps), amx.pixels * amx.channels * amx.rows
     inputs = node.input_elements * bits.activation / 8
     passes = 1 if loops.rounded else amx.passes  # what is rounded stays near
     terms = {
         "call": 1.0,
         "amx_groups": float(amx.groups),
         "amx_steps": steps,
-        "amx_products": steps * amx.pixels * amx.channels * amx.rows,
+        "amx_products": steps * products,
         "amx_loads": steps * amx.loads,
         "amx_split_loads": steps * amx.split_loads,
-        f"amx_epilogues_{amx.lanes}": float(amx.groups * amx.pixels * amx.channels * amx.rows),
+        "amx_stalls": float(amx.groups * (amx.steps - 1) * max(0, AMX_LATENCY - products)),
+        "amx_waits": steps * max(0.0, (amx.loads + amx.split_loads) / AMX_LINES - products),
+        f"amx_epilogues_{amx.lanes}": float(amx.groups * products),
         "amx_padding": 0.0 if loops.rounded else loops.padded / COPIED_BYTES,
         "amx_rounding": loops.rounded / ROUNDED_ELEMENTS,
         "from_image": float(node.input_elements) if loops.from_image else 0.0,
@@ -287,8 +310,21 @@ def _amx_terms(
         **_beyond(node, bits, memories),
     }
     if bits.weight < 8:
-        terms[f"unpack_{bits.weight}"] = float(amx.weights)
+        rows = amx.steps * amx.depth // loops.inner
+        terms[f"unpack_{bits.weight}"] = amx.weights / _expanded_at_once(rows, LINE, bits)
+        if amx.depth // loops.inner % _packed_steps(rows, bits):
+            terms[f"{OPTIONAL}unpacking_first"] = terms[f"unpack_{bits.weight}"]
     return terms
+
+
+def _packed_steps(steps: int, bits: Widths) -> int:
+    """Steps of the sum whose weights are packed together."""
+    return gcd(SHARED_STEPS[bits.weight], steps)
+
+
+def _expanded_at_once(steps: int, lanes: int, bits: Widths) -> int:
+    """Weights that one shift and mask yields, of steps of so many weights each."""
+    return min(lanes, lanes * _packed_steps(steps, bits) // SHARED_STEPS[bits.weight])
 
 
 def _moving_terms(node: NodeFacts, bits: Widths, memories: tuple[MemoryLevel, ...]) -> Mapping[str, float]:

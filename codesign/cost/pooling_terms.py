@@ -1,14 +1,15 @@
 """What the time of a pooling kernel is made of, as counts that a calibration finds the seconds of.
 
 The same rules as `codesign.backend.kernels.pooling` applies when it compiles (a test compares them). Windows of a few
-elements are read where the image is, vector by vector, without those that lie in the padding:
+elements are read where the image is, vector by vector, without those that lie in the padding; a run of outputs is a
+pixel, without horizontal strides all neighbouring pixels that see alike:
 
     maxima_B, means_B   vectors of B bytes x elements of the windows     reading and combining
     epilogues           vectors of 16 outputs of a mean                  scaling and rounding
     stores              vectors of outputs
     split_loads         vectors of the image across two cache lines, on average x elements of the windows
     pixels              outputs of one channel                           addresses
-    loops               pixels x widths of vectors                       a loop for the vectors of each width
+    loops               runs of outputs x widths of vectors              a loop for the vectors of each width
     rows                rows x parts of a row that see alike             a loop for the pixels of each part
 
 Large windows are combined in loops, over a copy where the image is padded, a few vectors side by side:
@@ -20,7 +21,8 @@ Large windows are combined in loops, over a copy where the image is padded, a fe
 Caches and call are those of all kernels (kernel_terms.py).
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -35,6 +37,8 @@ TURNS = 4
 """Pixels after which cache lines begin at the same channels again: pixels are multiples of 16 bytes."""
 MOST_SUMS = 8
 """Vectors that are combined side by side where windows are looped over."""
+Parts = Sequence[tuple[tuple[int, ...], int]]
+"""Neighbouring positions of an axis that see alike: what they see, and how many they are."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +47,23 @@ class PoolingLoops:
 
     Attributes:
         is_direct: Whether the image is read where it is; else it is copied with its padding, and looped over.
-        taps: Elements that all windows of one channel see of the image together.
         pixels: Outputs of one channel.
-        vectors: Vectors of one pixel by their bytes.
-        padded: Elements of the copy, 0 without one.
         rows: Rows of the output, each counted once for every part of it whose windows see alike.
+        loops: Loops over vectors of one width.
+        reads: Vectors of the image that are combined, by their bytes.
+        split_reads: Of these, those that lie across two cache lines, on average.
+        stores: Vectors of outputs.
+        padded: Elements of the copy, 0 without one.
     """
 
     is_direct: bool
-    taps: int
     pixels: int
-    vectors: Mapping[int, int]
-    padded: int
     rows: int
+    loops: int
+    reads: Mapping[int, int]
+    split_reads: float
+    stores: int
+    padded: int
 
 
 def pooling_loops(window: ConvGeometry, element_bytes: int) -> PoolingLoops:
@@ -69,20 +77,35 @@ def pooling_loops(window: ConvGeometry, element_bytes: int) -> PoolingLoops:
         The loops.
     """
     channels = -(-window.output_channels // STORED_CHANNELS) * STORED_CHANNELS
-    axes = [window_taps(window, axis) for axis in (0, 1)]
-    groups = [[group for group, _ in groupby(axis)] for axis in axes]
-    terms = sum(len(group) for group in groups[0]) * sum(len(group) for group in groups[1])
+    rows, columns = ([(seen, len(list(same))) for seen, same in groupby(window_taps(window, axis))] for axis in (0, 1))
+    terms = sum(len(seen) for seen, _ in rows) * sum(len(seen) for seen, _ in columns)
     pixels = window.batch * window.output_size[0] * window.output_size[1]
-    if all(all(axis) for axis in axes) and terms <= MOST_TERMS:
-        taps = window.batch * sum(map(len, axes[0])) * sum(map(len, axes[1]))
-        rows = window.batch * window.output_size[0] * len(groups[1])
-        return PoolingLoops(True, taps, pixels, pixel_vectors(channels, element_bytes), 0, rows)
+    if all(seen for seen, _ in (*rows, *columns)) and terms <= MOST_TERMS:
+        return _direct_loops(window, channels * element_bytes, (rows, columns), element_bytes)
     widest = LINE_BYTES // element_bytes
     lanes = next(v for v in (64, 32, 16, 8, 4, 2, 1) if v <= widest and channels % v == 0)
+    vectors = pixels * channels // lanes
+    reads = {lanes * element_bytes: vectors * window.kernel[0] * window.kernel[1]}
     padded = window.batch * padded_elements(window, channels)
-    taps = pixels * window.kernel[0] * window.kernel[1]
-    rows = window.batch * window.output_size[0]
-    return PoolingLoops(False, taps, pixels, {lanes * element_bytes: channels // lanes}, padded, rows)
+    return PoolingLoops(False, pixels, window.batch * window.output_size[0], pixels, reads, 0.0, vectors, padded)
+
+
+def _direct_loops(
+    window: ConvGeometry, pixel_bytes: int, parts: tuple[Parts, Parts], element_bytes: int
+) -> PoolingLoops:
+    height = window.batch * window.output_size[0]
+    row_taps = window.batch * sum(len(seen) * count for seen, count in parts[0])
+    reads: Counter[int] = Counter()
+    loops, stores, split = 0, 0, 0.0
+    for seen, count in parts[1]:
+        turns, size = (1, count * pixel_bytes) if window.stride[1] == 1 else (count, pixel_bytes)
+        vectors = pixel_vectors(size // element_bytes, element_bytes)
+        loops += height * turns * len(vectors)
+        stores += height * turns * sum(vectors.values())
+        split += row_taps * turns * len(seen) * split_vectors(vectors, pixel_bytes)
+        for width, number in vectors.items():
+            reads[width] += row_taps * turns * len(seen) * number
+    return PoolingLoops(True, height * window.output_size[1], height * len(parts[1]), loops, reads, split, stores, 0)
 
 
 def pooling_terms(op_type: str, window: ConvGeometry, bits: Widths) -> Mapping[str, float]:
@@ -99,43 +122,41 @@ def pooling_terms(op_type: str, window: ConvGeometry, bits: Widths) -> Mapping[s
     element_bytes = 1 if bits.activation == 8 else 4
     loops = pooling_loops(window, element_bytes)
     is_max = "Max" in op_type
-    elements = sum(size * count for size, count in loops.vectors.items()) // element_bytes
-    stored = loops.pixels * elements / STORED_CHANNELS
-    vectors = sum(loops.vectors.values())
+    stored = loops.pixels * -(-window.output_channels // STORED_CHANNELS)
     terms = {
         "call": 1.0,
         "pixels": float(loops.pixels),
-        "loops": float(loops.pixels * len(loops.vectors)),
         "rows": float(loops.rows),
-        "stores": float(loops.pixels * vectors),
-        "epilogues": 0.0 if is_max else stored,
+        "loops": float(loops.loops),
+        "stores": float(loops.stores),
+        "epilogues": 0.0 if is_max else float(stored),
     }
     if loops.is_direct:
         kind = "maxima" if is_max else "means"
-        terms["split_loads"] = loops.taps * split_vectors(loops.vectors)
-        return terms | {f"{kind}_{size}": float(count * loops.taps) for size, count in loops.vectors.items()}
+        terms["split_loads"] = loops.split_reads
+        return terms | {f"{kind}_{size}": float(count) for size, count in loops.reads.items()}
+    taps, vectors = window.kernel[0] * window.kernel[1], loops.stores // loops.pixels
     together = next(count for count in range(MOST_SUMS, 0, -1) if vectors % count == 0)
-    kind, turns = ("looped_maxima", vectors) if is_max else ("looped_means", elements / STORED_CHANNELS)
     return terms | {
-        kind: turns * loops.taps,
-        "taps": float(loops.taps * vectors / together),
+        "looped_maxima" if is_max else "looped_means": float(taps * (loops.stores if is_max else stored)),
+        "taps": float(taps * loops.stores / together),
         "padding": loops.padded * element_bytes / LINE_BYTES,
     }
 
 
-def split_vectors(vectors: Mapping[int, int]) -> float:
-    """How many vectors of a pixel lie across two cache lines, on average over neighbouring pixels.
+def split_vectors(vectors: Mapping[int, int], pixel_bytes: int) -> float:
+    """How many neighbouring vectors lie across two cache lines, on average over the pixels at which the first starts.
 
     Args:
-        vectors: Of one pixel by their bytes, the widest first.
+        vectors: Numbers of them by their bytes, the widest first.
+        pixel_bytes: From one pixel to the next.
 
     Returns:
         At most their number.
     """
-    pixel = sum(size * count for size, count in vectors.items())
     split, first = 0, 0
     for size, count in vectors.items():
-        starts = [first + size * number + pixel * turn for number in range(count) for turn in range(TURNS)]
+        starts = [first + size * number + pixel_bytes * turn for number in range(count) for turn in range(TURNS)]
         split += sum(start % LINE_BYTES + size > LINE_BYTES for start in starts)
         first += size * count
     return split / TURNS

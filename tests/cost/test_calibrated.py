@@ -1,6 +1,6 @@
 """Prices of a calibrated model."""
 
-from math import exp, sqrt
+from math import exp, log, sqrt
 
 import pytest
 
@@ -18,10 +18,10 @@ from codesign.testing.cost_conformance import move_node, multiply_node
 SECONDS = {
     "call": 5e-8, "products": 2.7e-10, "steps": 0.0, "loads": 0.0, "stalls": 0.0, "tiles": 0.0, "epilogues": 1e-9,
     "padded_pixels": 0.0,
-    "padding": 0.0, "weights_l2": 0.0, "inputs_l2": 0.0, "beyond_l2": 0.0, "unpack_4": 2e-11, "merged_elements": 1e-10,
+    "padding": 0.0, "weights_l2": 0.0, "inputs_l2": 0.0, "beyond_l2": 0.0, "unpack_4": 1.28e-9, "merged_elements": 1e-10,
 }  # fmt: skip
 LIKE = Similarity(
-    features=("weight_bits", "stride"), means=(8.0, 1.0), lengths=(10.0, 5.0), points=((0.0, 0.0), (-0.6, 0.8)),
+    features=("weight_bits", "stride"), means=(8.0, log(2)), lengths=(10.0, 5.0), points=((0.0, 0.0), (-0.6, 0.8)),
     weights=(0.5, -0.25), variance=2.0,
 )  # fmt: skip
 CONV = multiply_node("conv", "Conv", ConvGeometry(1, 16, 16, (3, 3), (1, 1), (8, 8), (8, 8), 1))
@@ -46,7 +46,7 @@ def _profile(correction: Similarity | None = None) -> HardwareProfile:
 def test_terms_add_up() -> None:
     cost = CalibratedModel(_profile()).price_node(CONV, Widths(4, 8))
     products = 64 * 9 * 16 * 16 / (16 * 4)
-    expected = 5e-8 + products * 2.7e-10 + 64 * 1e-9 + 9 * 256 * 2e-11 + 3e-7
+    expected = 5e-8 + products * 2.7e-10 + 64 * 1e-9 + 9 * 256 / 64 * 1.28e-9 + 3e-7
     assert cost.latency_s == pytest.approx(expected)
     assert cost.bound == "compute"
 

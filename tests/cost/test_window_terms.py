@@ -52,6 +52,17 @@ def test_depthwise_layers() -> None:
     assert applied > 100
 
 
+def _vectors(shape: ConvolutionShape, widest: int) -> tuple[int, int]:
+    """Vectors that the kernel writes, and loops over vectors of one width."""
+    stores = loops = 0
+    for part in window_parts(shape, 1):
+        turns, pixels = (1, part.count) if shape.stride[1] == 1 else (part.count, 1)
+        found = spans(pixels * shape.in_channels, widest)
+        stores += turns * sum(span.count for span in found)
+        loops += turns * len(found)
+    return shape.out_height * stores, shape.out_height * loops
+
+
 @pytest.mark.parametrize(("element_bytes", "widest"), [(1, 64), (4, 16)])
 def test_pooling(element_bytes: int, widest: int) -> None:
     direct = 0
@@ -60,8 +71,8 @@ def test_pooling(element_bytes: int, widest: int) -> None:
         assert loops.is_direct == (pooling._parts(shape) is not None), geometry
         if loops.is_direct:
             direct += 1
-            assert loops.taps == _taps(shape)
-            assert loops.vectors == {
-                span.lanes * element_bytes: span.count for span in spans(shape.in_channels, widest)
-            }
+            assert sum(size * count for size, count in loops.reads.items()) == (
+                _taps(shape) * shape.in_channels * element_bytes
+            )
+            assert (loops.stores, loops.loops) == _vectors(shape, widest)
     assert direct > 100

@@ -2,7 +2,8 @@
 
 Weights of S neighbouring steps (4 input channels x 16 outputs each) share a block of `pack_planes`, with S such that
 every plane is whole vectors of 64 bytes: a shift and a mask of a loaded vector then yield the 64 weights of one step,
-without moving a byte. Weights stay unsigned, v + 2^(b-1); 2^(b-1) sum(x) is taken off at the end.
+without moving a byte. The last block may hold fewer steps, and zeros. Weights stay unsigned, v + 2^(b-1); 2^(b-1)
+sum(x) is taken off at the end.
 """
 
 from typing import Any
@@ -18,8 +19,10 @@ from codesign.backend.kernels.packing import INNER, LANES, PLANES
 from codesign.backend.kernels.parameters import PackedMatrixVectorTiling
 
 STEP = LANES * INNER
-BLOCKS = 4
-"""Blocks of 16 outputs that are summed side by side."""
+BLOCKS = 6
+"""Most blocks of 16 outputs that the rules sum side by side; where they do not divide all, some are computed twice."""
+LATENCY_CYCLES, CYCLES_EACH, CYCLES_EACH_OF_TWO = 5.0, 1.5, 3.5
+"""Cycles from one instruction on a sum to the next, and those that one step of one block takes, with two planes."""
 
 Expression = Any
 """A TIR expression, or a number."""
@@ -27,35 +30,37 @@ Buffer = Any
 """A TIR buffer."""
 
 
-def shared_steps(inputs: int, bits: int, isa: InstructionSet) -> int:
+def shared_steps(bits: int, isa: InstructionSet) -> int:
     """Steps whose weights share a block.
 
     Args:
-        inputs: Input channels, as stored.
         bits: Width of the weights.
         isa: The processor.
 
     Returns:
         S, or 0 where this kernel does not apply.
     """
-    if bits == 8 or not isa.vnni:
-        return 0
-    steps = 8 // min(PLANES[bits])
-    return steps if inputs % (INNER * steps) == 0 else 0
+    return 8 // min(PLANES[bits]) if bits < 8 and isa.vnni else 0
 
 
-def packed_matrix_vector_tiling(inputs: int, outputs: int, threads: int) -> PackedMatrixVectorTiling:
+def packed_matrix_vector_tiling(inputs: int, outputs: int, bits: int, threads: int) -> PackedMatrixVectorTiling:
     """What the rules choose.
 
     Args:
         inputs: K, as stored.
         outputs: C, as stored.
+        bits: Width of the weights, below 8.
         threads: Threads to schedule for.
 
     Returns:
         The loops.
     """
-    blocks = next(b for b in range(BLOCKS, 0, -1) if outputs // LANES % b == 0)
+    each = CYCLES_EACH if len(PLANES[bits]) == 1 else CYCLES_EACH_OF_TWO
+    all_blocks = outputs // LANES
+    blocks = min(
+        range(min(BLOCKS, all_blocks), 0, -1),
+        key=lambda count: -(-all_blocks // count) * max(count * each, LATENCY_CYCLES),
+    )
     return PackedMatrixVectorTiling(blocks, threads > 1 and inputs * outputs >= MINIMUM_PARALLEL_MACS)
 
 
@@ -67,7 +72,7 @@ def packed_matrix_vector(
     threads: int,
     tiling: PackedMatrixVectorTiling,
 ) -> tirx.PrimFunc:
-    """Kernel `(x, weight [C/16, K/(4 S), 8 S bits], bias, scale, zeros, factors, residual?, out)`.
+    """Kernel `(x, weight [C/16, ceil(K/4/S), 8 S bits], bias, scale, zeros, factors, residual?, out)`.
 
     Args:
         sizes: K and C, as stored; `shared_steps` is not 0.
@@ -81,7 +86,7 @@ def packed_matrix_vector(
         The function.
     """
     inputs, outputs = sizes
-    steps = shared_steps(inputs, bits, isa)
+    steps = shared_steps(bits, isa)
     blocks = outputs // LANES
     together = tiling.blocks
     row = (1, 1, 1, outputs)
@@ -89,7 +94,7 @@ def packed_matrix_vector(
         build.func_name("main")
         build.func_attr({"tirx.noalias": True})
         x = build.arg("x", build.buffer((1, 1, 1, inputs), "uint8"))
-        stored = (blocks, inputs // INNER // steps, STEP * steps * bits // 8)
+        stored = (blocks, -(-inputs // INNER // steps), STEP * steps * bits // 8)
         weight = build.arg("weight", build.buffer(stored, "uint8"))
         bias = build.arg("bias", build.buffer((outputs,), "int32"))
         scale = build.arg("scale", build.buffer((outputs,), "float32"))
@@ -103,16 +108,17 @@ def packed_matrix_vector(
             excess = _excess(x, inputs, bits)
 
             def one_group(group: Expression) -> None:
-                sums = _sum(x, weight, group * together, together, bits, steps)
+                first = tirx.min(group * together, blocks - together)
+                sums = _sum(x, weight, first, together, bits, steps)
                 for block in range(together):
                     with build.vectorized(0, LANES) as lane:
-                        channel = (group * together + block) * LANES + lane
+                        channel = (first + block) * LANES + lane
                         total = sums[block, lane] - excess[0] + bias[channel]
                         added = None if residual is None else residual[0, 0, 0, channel]
                         value = epilogue.apply(total, scale[channel], zeros, factors, added)
                         build.buffer_store(out, value, [0, 0, 0, channel])
 
-            _all_groups(blocks // together, threads if tiling.parallel else 1, one_group)
+            _all_groups(-(-blocks // together), threads if tiling.parallel else 1, one_group)
     return builder.get()
 
 
@@ -148,8 +154,9 @@ def _sum(x: Buffer, weight: Buffer, first: Expression, blocks: int, bits: int, s
     vector = tirx.Ramp(0, 1, LANES)
     for block in range(blocks):
         build.buffer_store(sums, tirx.Broadcast(0, LANES), [block, vector])
-    with build.serial(0, int(weight.shape[1])) as number:
-        for step in range(steps):
+
+    def steps_of(number: Expression, count: int) -> None:
+        for step in range(count):
             four = x.vload([0, 0, 0, (number * steps + step) * INNER], "uint8x4")
             inputs = tirx.reinterpret("uint8x64", tirx.Broadcast(tirx.reinterpret("int32", four), LANES))
             for block in range(blocks):
@@ -158,6 +165,11 @@ def _sum(x: Buffer, weight: Buffer, first: Expression, blocks: int, bits: int, s
                     "int32x16", "llvm.x86.avx512.vpdpbusd.512", sums.vload([block, 0], "int32x16"), inputs, factors
                 )
                 build.buffer_store(sums, total, [block, vector])
+
+    whole, left = divmod(int(x.shape[3]) // INNER, steps)
+    with build.serial(0, whole) as number:
+        steps_of(number, steps)
+    steps_of(whole, left)
     return sums
 
 

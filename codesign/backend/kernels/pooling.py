@@ -107,7 +107,8 @@ def _by_parts(
 ) -> tirx.PrimFunc:
     """A kernel that reads the image where it is, without a copy that holds the padding.
 
-    It goes from the last row to the first: the rows that the layer before wrote last are still in the cache.
+    It goes from the last row to the first: the rows that the layer before wrote last are still in the cache. Without
+    horizontal strides, what a part of a row holds is finished as one run of elements, whatever the channels.
     """
     channels, widest = shape.in_channels, LINE_BYTES if dtype == "uint8" else LINE_BYTES // 4
     reads = shape.out_height * shape.out_width * channels * shape.kernel[0] * shape.kernel[1]
@@ -127,14 +128,31 @@ def _by_parts(
                 with loop(0, rows.count) as row_number:
                     row = rows.first + rows.count - 1 - row_number
                     for columns in parts[1]:
-                        with build.serial(0, columns.count) as column_number:
-                            column = columns.first + column_number
-                            for span in spans(channels, widest):
-                                with build.serial(0, span.count) as number, build.vectorized(0, span.lanes) as lane:
-                                    channel = span.first + number * span.lanes + lane
-                                    taps = _taps(x, shape, (row, column), (rows.taps, columns.taps), channel)
-                                    build.buffer_store(out, value(taps, zeros, factors), [0, row, column, channel])
+                        _row_part(
+                            shape, row, rows.taps, columns, widest, x, out, lambda taps: value(taps, zeros, factors)
+                        )
     return builder.get()
+
+
+def _row_part(
+    shape: ConvolutionShape,
+    row: Expression,
+    row_taps: tuple[int, ...],
+    columns: Part,
+    widest: int,
+    x: Buffer,
+    out: Buffer,
+    value: Callable[[Sequence[Expression]], Expression],
+) -> None:
+    """Finishes those outputs of a row whose windows see the same taps."""
+    pixels, run = (1, columns.count) if shape.stride[1] == 1 else (columns.count, 1)
+    with build.serial(0, pixels) as pixel:
+        column = columns.first + pixel
+        for span in spans(run * shape.in_channels, widest):
+            with build.serial(0, span.count) as number, build.vectorized(0, span.lanes) as lane:
+                element = span.first + number * span.lanes + lane  # counts on into the pixels that follow
+                taps = _taps(x, shape, (row, column), (row_taps, columns.taps), element)
+                build.buffer_store(out, value(taps), [0, row, column, element])
 
 
 def _taps(
@@ -142,12 +160,12 @@ def _taps(
     shape: ConvolutionShape,
     place: tuple[Expression, Expression],
     taps: tuple[tuple[int, ...], tuple[int, ...]],
-    channel: Expression,
+    element: Expression,
 ) -> list[Expression]:
-    """What a window sees of the image."""
+    """What a window sees of the image, at an element that counts from a pixel's first channel."""
     starts = [place[axis] * shape.stride[axis] - shape.pads[axis] for axis in (0, 1)]
     return [
-        x[0, starts[0] + row * shape.dilation[0], starts[1] + column * shape.dilation[1], channel]
+        x[0, starts[0] + row * shape.dilation[0], starts[1] + column * shape.dilation[1], element]
         for row in taps[0]
         for column in taps[1]
     ]
