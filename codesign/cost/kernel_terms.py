@@ -43,9 +43,9 @@ In a product of a matrix and one row with weights below 8 bits that are taken ap
     row_sum          inputs, whole vectors                       their sum, which is taken off at the end
 
 Pooling and depthwise layers in float32: see `pooling_terms` and `depthwise_terms`; caches as above. Any other node that
-moves data: elements `read` and `written`, caches and call, for a part of an image its `pixels` and `vectors`; `of_OP`
-are the elements written by one operator, which may cost more than another's and need not have been measured. A node
-merged into another's kernel only adds what it reads by itself (`merged_elements`).
+moves data: elements `read` and `written`, caches and call, for a part of an image its `pixels`, `vectors` and `loops`
+over them; `of_OP` are the elements written by one operator, which may cost more than another's and need not have been
+measured. A node merged into another's kernel only adds what it reads by itself (`merged_elements`).
 """
 
 from collections import Counter
@@ -339,10 +339,22 @@ def _moving_terms(node: NodeFacts, bits: Widths, memories: tuple[MemoryLevel, ..
         **_beyond(node, bits, memories),
     }
     if node.op_type in WINDOWS and node.channels:
-        pixels = node.output_elements / node.channels
+        pixels, element_bytes = node.output_elements / node.channels, bits.activation // 8
+        spans = [pixel_vectors(count, element_bytes) for count in _runs(node, pixels)]
         terms["pixels"] = pixels
-        terms["vectors"] = pixels * sum(pixel_vectors(round(written / pixels), bits.activation // 8).values())
+        terms["vectors"] = pixels * sum(sum(vectors.values()) for vectors in spans)
+        terms["loops"] = pixels * sum(map(len, spans))
     return terms
+
+
+def _runs(node: NodeFacts, pixels: float) -> tuple[int, ...]:
+    """Elements of a pixel that are written one after the other: padding, image, padding; a slice copies it whole."""
+    stored = -(-node.channels // STORED_CHANNELS) * STORED_CHANNELS
+    moved = round(node.input_elements / pixels)
+    if node.op_type == "Slice" or moved >= node.channels:
+        return (stored,)
+    before = (node.channels - moved) // 2  # half on each side, as far as the counts tell
+    return (before, moved, stored - before - moved)
 
 
 def _crowded_streams(loops: TiledLoops, node: NodeFacts, element: float, small: float) -> int:
