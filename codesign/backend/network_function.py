@@ -8,8 +8,9 @@ Every kernel becomes a private function of addresses; beside it stays a public f
 kernel's name, so that it can be timed alone.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -21,6 +22,7 @@ from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
 from codesign.backend.kernels.amx_instructions import WHOLE_LINES
 from codesign.backend.memory_plan import LINE, Lifetime, MemoryPlan, plan_memory
+from codesign.backend.row_streams import Stream
 from codesign.errors import CompileError
 
 NETWORK_KERNEL = "network"
@@ -56,11 +58,15 @@ class Call:
         kernel: The function.
         operands: Places of activations, and constants.
         results: Places.
+        stream: How this kernel and the one before it take turns; None for a kernel by itself.
+        before: The call before it, which a stream includes.
     """
 
     kernel: ir.GlobalVar
     operands: tuple[Place | ir.GenericConst, ...]
     results: tuple[int, ...]
+    stream: Stream | None = None
+    before: "Call | None" = None
 
 
 @dataclass(frozen=True)
@@ -91,11 +97,16 @@ class OneFunction:
     arena_bytes: int
 
 
-def one_function(module: tvm.IRModule) -> OneFunction:
+def one_function(
+    module: tvm.IRModule, streams: Sequence[Stream] = (), row_kernels: Mapping[str, tirx.PrimFunc] | None = None
+) -> OneFunction:
     """Rewrites a network.
 
     Args:
         module: The network after fusion and scheduling: `main`, of one input and one output, calls kernels.
+        streams: Pairs of kernels that are called in turns wherever one follows the other and nothing else reads what is
+            between them.
+        row_kernels: Kernels of the streams by name.
 
     Returns:
         The same with one call in `main`.
@@ -103,13 +114,15 @@ def one_function(module: tvm.IRModule) -> OneFunction:
     Raises:
         CompileError: `main` does something else.
     """
-    steps = _read(module)
+    steps = _streamed(_read(module), {(stream.convolution, stream.pooling): stream for stream in streams})
     plan = plan_memory(_lifetimes(steps))
     builder = relax.BlockBuilder()
     entries: dict[str, ir.GlobalVar] = {}
-    for name in dict.fromkeys(call.kernel.name_hint for call in steps.calls):
-        entries[name] = _add_kernel(builder, name, module[name])
-    constants, places = _joined([operand for call in steps.calls for operand in call.operands])
+    for name in dict.fromkeys(name for call in steps.calls for name in _kernels_of(call)):
+        of_rows = (row_kernels or {}).get(name)
+        entries[name] = _add_kernel(builder, name, module[name] if of_rows is None else of_rows)
+    parts = [part for call in steps.calls for part in (call.before, call) if part is not None]
+    constants, places = _joined([operand for part in parts for operand in part.operands])
     start, end = module["main"].params[0].ty, module["main"].ret_ty
     function = _all_calls(steps, entries, plan, places, (start, end, len(constants)))
     entry = builder.add_func(function.with_attr("global_symbol", NETWORK_KERNEL), NETWORK_KERNEL)
@@ -179,6 +192,41 @@ def _read(module: tvm.IRModule) -> Steps:
     return Steps(tuple(calls), tuple(sizes), output)
 
 
+def _streamed(steps: Steps, streams: Mapping[tuple[str, str], Stream]) -> Steps:
+    """Joins calls that take turns; what lies between them becomes their buffer."""
+    readers = Counter(operand for call in steps.calls for operand in call.operands if isinstance(operand, int))
+    calls: list[Call] = []
+    sizes = list(steps.sizes)
+    for call in steps.calls:
+        before = calls[-1] if calls else call
+        stream = streams.get((before.kernel.name_hint, call.kernel.name_hint))
+        between = call.operands[0]
+        if (
+            stream is not None
+            and isinstance(between, int)
+            and before.stream is None
+            and before.results == (between,)
+            and readers[between] == 1
+            and steps.output not in {between, *call.results}
+            and before.operands[0] is not None
+        ):
+            calls[-1] = replace(call, stream=stream, before=before)
+            sizes[before.results[0]] = stream.buffer_bytes
+        else:
+            calls.append(call)
+    return Steps(tuple(calls), tuple(sizes), steps.output)
+
+
+def _kernels_of(call: Call) -> list[str]:
+    """Kernels that a call needs, those for whole images first, which are timed alone."""
+    names = [str(call.kernel.name_hint)]
+    if call.stream is not None and call.before is not None:
+        names.insert(0, str(call.before.kernel.name_hint))
+        for step in call.stream.steps:
+            names += [step.convolution, step.pooling, *([step.mover] if step.mover else [])]
+    return names
+
+
 def is_view(function: tirx.PrimFunc) -> bool:
     """Whether a kernel only gives its operand another shape.
 
@@ -200,9 +248,10 @@ def _lifetimes(steps: Steps) -> list[Lifetime]:
     """Of all places; the output lies elsewhere, so that it needs no room."""
     first, last = [0] * len(steps.sizes), [0] * len(steps.sizes)
     for number, call in enumerate(steps.calls):
-        for place in call.results:
+        parts = [call] if call.before is None else [call.before, call]
+        for place in (place for part in parts for place in part.results):
             first[place] = last[place] = number
-        for operand in call.operands:
+        for operand in (operand for part in parts for operand in part.operands):
             if isinstance(operand, int):
                 last[operand] = number
     sizes = (0 if place == steps.output else size for place, size in enumerate(steps.sizes))
@@ -261,17 +310,32 @@ def _all_calls(
     stored = tirx.decl_buffer((constant_bytes,), "uint8", "constants")
     arena = tirx.decl_buffer((max(plan.size_bytes, 1),), "uint8", "arena")
 
-    def address(operand: Place | ir.GenericConst) -> ir.Expr:
+    def address(operand: Place | ir.GenericConst, offset: int = 0) -> ir.Expr:
         if operand is None:
             return image.data
         if isinstance(operand, ir.GenericConst):
             return tirx.address_of(stored[constants[operand]])
-        return output.data if operand == steps.output else tirx.address_of(arena[plan.offsets[operand]])
+        return output.data if operand == steps.output else tirx.address_of(arena[plan.offsets[operand] + offset])
 
-    body = [
-        _called(entries[call.kernel.name_hint], [address(x) for x in (*call.operands, *call.results)])
-        for call in steps.calls
-    ]
+    def in_turns(first: Call, second: Call, stream: Stream) -> list[tirx.Stmt]:
+        source, between, result = first.operands[0], first.results[0], second.results[0]
+        given, others = ([address(x) for x in call.operands[1:]] for call in (first, second))
+        found = []
+        for step in stream.steps:
+            if step.mover:
+                found.append(_called(entries[step.mover], [address(between, step.kept_offset), address(between)]))
+            new, out = address(between, step.new_offset), address(result, step.output_offset)
+            found.append(_called(entries[step.convolution], [address(source, step.input_offset), *given, new]))
+            found.append(_called(entries[step.pooling], [address(between), *others, out]))
+        return found
+
+    body: list[tirx.Stmt] = []
+    for call in steps.calls:
+        if call.stream is not None and call.before is not None:
+            body += in_turns(call.before, call, call.stream)
+        else:
+            places = [address(x) for x in (*call.operands, *call.results)]
+            body.append(_called(entries[call.kernel.name_hint], places))
     function = tirx.PrimFunc([image, stored, output, arena], tirx.stmt_seq(*body))
     return function.with_attr("tirx.noalias", True).with_attr("s_tir", True)
 

@@ -1,12 +1,12 @@
 """From operations to a Relax module: layouts, kernels shared by shape, weights as stored in the artefact."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 
 from codesign.backend.generic_builder import emit_generic
 from codesign.backend.kernel_table import TemplateCall
@@ -34,7 +34,8 @@ from codesign.backend.operations import (
     Pooling,
 )
 from codesign.backend.qdq_graph import Network
-from codesign.backend.value_store import Layout, ValueStore, image_size, row_count
+from codesign.backend.row_streams import Stream, Turn, are_aligned, buffer_bytes, move_bytes, steps_of, turns
+from codesign.backend.value_store import Layout, RowKernels, ValueStore, image_size, row_count
 
 IMAGE_CHANNELS = 4
 """A network's input in float32 is stored with a multiple of so many channels for kernels in bfloat16."""
@@ -49,12 +50,16 @@ class RelaxModule:
         weight_bytes: Bytes of all weights as stored: packed weights, scales and biases.
         calls: Calls of kernels that templates wrote, in order.
         bfloat16_layers: Layers that multiply operands rounded to bfloat16.
+        streams: Convolutions and poolings of their results that can be computed in turns.
+        row_kernels: Kernels of the streams by name, which are not in the module.
     """
 
     module: tvm.IRModule
     weight_bytes: int
     calls: tuple[TemplateCall, ...]
     bfloat16_layers: int
+    streams: tuple[Stream, ...]
+    row_kernels: Mapping[str, tirx.PrimFunc]
 
 
 def build_module(
@@ -80,7 +85,14 @@ def build_module(
                 _emit(builder, operation)
             result = builder.blocks.emit_output(builder.plain(network.output))
         builder.blocks.emit_func_output(result)
-    return RelaxModule(builder.blocks.get(), builder.weight_bytes, tuple(builder.calls), builder.bfloat16_layers)
+    return RelaxModule(
+        builder.blocks.get(),
+        builder.weight_bytes,
+        tuple(builder.calls),
+        builder.bfloat16_layers,
+        tuple(builder.streams),
+        dict(builder.row_kernels.values()),
+    )
 
 
 def _emit(builder: ValueStore, operation: Operation) -> None:
@@ -107,7 +119,8 @@ def _convolution(builder: ValueStore, layer: Convolution) -> None:
     else:
         _, height, width = image_size(layer.x)
         stored = builder.image(layer.x, _needed_channels(builder, layer))
-    shape = _bounds(layer, height, width, stored.channels)
+    bounds = _bounds(layer, height, width, stored.channels)
+    shape = bounds.flattened()
     out_channels = shape.out_channels
     in_shape = (1, shape.height, shape.width, stored.channels)
     out_shape = (1, shape.out_height, shape.out_width, out_channels)
@@ -126,6 +139,17 @@ def _convolution(builder: ValueStore, layer: Convolution) -> None:
     builder.asked_for_amx |= on_amx
     builder.bfloat16_layers += on_amx and layer.weight.scale is None
     value = builder.call(key, make, arguments, out_shape, layer.output.dtype, kernel.identity)
+    if layer.residual is None and not layer.dense:
+
+        def of_rows(rows: ConvolutionShape) -> str | None:
+            part = described(layer, rows.flattened())
+            chosen = builder.choices.get(part.identity) or default_parameters(part, builder.isa, builder.threads)
+            if type(chosen) is not type(parameters):  # other kernels order weights otherwise
+                return None
+            return builder.row_kernel(*kernel_function(part, chosen, builder.isa, builder.threads, asks))
+
+        name, size = builder.calls[-1].kernel, _bytes_of(layer.x.dtype)
+        builder.convolved[value.name] = RowKernels(bounds, name, size, of_rows)
     builder.put(layer.output, Layout.ROWS if layer.dense else Layout.IMAGE, value, out_channels)
 
 
@@ -136,10 +160,10 @@ def _needed_channels(builder: ValueStore, layer: Convolution) -> int | None:
         return round_up(channels, LANES)
     if channels >= LANES or layer.weight.scale is not None or builder.has(layer.x, Layout.IMAGE):
         return None
-    if not worth_bfloat16(_bounds(layer, height, width, channels)):
+    if not worth_bfloat16(_bounds(layer, height, width, channels).flattened()):
         return None
     few = round_up(channels, IMAGE_CHANNELS)
-    kernel = described(layer, _bounds(layer, height, width, few))
+    kernel = described(layer, _bounds(layer, height, width, few).flattened())
     return few if isinstance(default_parameters(kernel, builder.isa, 1), AmxTiling) else None
 
 
@@ -158,7 +182,7 @@ def _bounds(layer: Convolution, height: int, width: int, channels: int) -> Convo
         layer.groups,
         layer.weight.values.shape[1],
         filters // layer.groups,
-    ).flattened()
+    )
 
 
 def _pooling(builder: ValueStore, layer: Pooling) -> None:
@@ -175,26 +199,50 @@ def _pooling(builder: ValueStore, layer: Pooling) -> None:
         factors = (float(np.float32(x.scale) / np.float32(y.scale)), *y.bounds(layer.clamp))
         arguments += [_integers(x.zero_point, y.zero_point), _reals(*factors)]
     out_shape = (1, shape.out_height, shape.out_width, channels)
-    if layer.kind == "max":
-        value = builder.call(
-            ("max_pool", shape, dtype),
-            lambda: pooling.max_pool(shape, dtype, builder.threads),
-            arguments,
-            out_shape,
-            dtype,
-        )
-    else:
-        value = builder.call(
-            ("average_pool", shape, layer.count_padding, dtype),
-            lambda: pooling.average_pool(shape, layer.count_padding, dtype, builder.threads),
-            arguments,
-            out_shape,
-            dtype,
-        )
+    value = builder.call(*_pooling_kernel(builder, layer, shape), arguments, out_shape, dtype)
+    if isinstance(stored.value, relax.Var) and stored.value.name in builder.convolved:
+        _stream(builder, layer, shape, builder.convolved[stored.value.name])
     layout = Layout.IMAGE if len(layer.output.shape) == 4 else Layout.ROWS
     if layer.kind == "max" or layer.output.quantization is None:
         value = _clamped(builder, value, layer)
     builder.put(layer.output, layout, value, channels)
+
+
+def _pooling_kernel(
+    builder: ValueStore, layer: Pooling, shape: ConvolutionShape
+) -> tuple[tuple[object, ...], Callable[[], tirx.PrimFunc]]:
+    """What identifies the kernel of a pooling, and how to write it."""
+    dtype, threads = layer.x.dtype, builder.threads
+    if layer.kind == "max":
+        return ("max_pool", shape, dtype), lambda: pooling.max_pool(shape, dtype, threads)
+    key = ("average_pool", shape, layer.count_padding, dtype)
+    return key, lambda: pooling.average_pool(shape, layer.count_padding, dtype, threads)
+
+
+def _stream(builder: ValueStore, layer: Pooling, shape: ConvolutionShape, image: RowKernels) -> None:
+    """Notes that a convolution and the pooling of its result can be computed in turns, where that saves memory."""
+    if builder.threads > 1:
+        return  # each has a cache of its own, and would wait for the others at every turn
+    sizes = image.element_bytes, _bytes_of(layer.x.dtype)
+    cut = turns(image.shape, shape, sizes[1])
+    if not cut or not are_aligned(cut, sizes):
+        return
+    names: dict[Turn, tuple[str, str]] = {}
+    for turn in cut:
+        convolution = image.add(turn.convolution)
+        if convolution is None:
+            return
+        names[turn] = convolution, builder.row_kernel(*_pooling_kernel(builder, layer, turn.pooling))
+
+    def mover(count: int) -> str:
+        return builder.row_kernel(("move_bytes", count), lambda: move_bytes(count))
+
+    steps = steps_of(cut, sizes, names.__getitem__, mover)
+    builder.streams.append(Stream(image.kernel, builder.calls[-1].kernel, steps, buffer_bytes(cut, sizes[1])))
+
+
+def _bytes_of(dtype: str) -> int:
+    return int(np.dtype(dtype).itemsize)
 
 
 def _clamped(builder: ValueStore, value: relax.Expr, layer: Pooling) -> relax.Expr:

@@ -156,7 +156,7 @@ def _build(
             steps = [passes.FastMathTransform(), passes.LegalizeOps(), passes.AnnotateTIROpPattern()]
             legal = keep_views(tvm.transform.Sequential(steps)(built.module))
             fused = tvm.transform.Sequential([passes.FuseOps(), passes.FuseTIR()])(legal)
-            single = one_function(schedule_fused_kernels(fused, threads))
+            single = one_function(schedule_fused_kernels(fused, threads), built.streams, built.row_kernels)
             executable = relax.build(single.module, target, relax_pipeline=RELAX_PIPELINE, tir_pipeline=PIPELINE)
     except CompileError as error:
         raise CompileError(f"{graph_path}: {error}") from error

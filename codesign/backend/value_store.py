@@ -10,10 +10,12 @@ from tvm import relax, tirx
 
 from codesign.backend.kernel_table import TemplateCall
 from codesign.backend.kernels import movement
+from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.packing import LANES, round_up
 from codesign.backend.kernels.parameters import KernelParameters
 from codesign.backend.operations import Tensor
+from codesign.backend.row_streams import Stream
 
 OPAQUE = 8
 """TVM's kind of a function that is never fused with others."""
@@ -41,6 +43,23 @@ class Stored:
 
     value: relax.Expr
     channels: int = 0
+
+
+@dataclass(frozen=True)
+class RowKernels:
+    """How rows of an image are computed.
+
+    Attributes:
+        shape: Loop bounds of the convolution that makes all of it.
+        kernel: Name of its kernel.
+        element_bytes: Of the convolution's input.
+        add: Adds the kernel for other rows and gives its name, which is None where it would need other constants.
+    """
+
+    shape: ConvolutionShape
+    kernel: str
+    element_bytes: int
+    add: Callable[[ConvolutionShape], str | None]
 
 
 def image_size(tensor: Tensor) -> tuple[int, int, int]:
@@ -85,6 +104,10 @@ class ValueStore:
         views: What values are that only have another shape.
         asked_for_amx: Whether a kernel so far asks for permission to use AMX.
         bfloat16_layers: Layers so far that multiply operands rounded to bfloat16.
+        convolved: Images by the name of their value, with how rows of them are computed.
+        streams: Convolutions and poolings of their results that can be computed in turns.
+        row_kernels: Name and function of the kernels of streams, by what identifies them; they are not in Relax's
+            module, whose passes drop what `main` does not call.
     """
 
     isa: InstructionSet
@@ -99,6 +122,23 @@ class ValueStore:
     views: dict[str, relax.Expr] = field(default_factory=dict)
     asked_for_amx: bool = False
     bfloat16_layers: int = 0
+    convolved: dict[str, RowKernels] = field(default_factory=dict)
+    streams: list[Stream] = field(default_factory=list)
+    row_kernels: dict[tuple[object, ...], tuple[str, tirx.PrimFunc]] = field(default_factory=dict)
+
+    def row_kernel(self, key: tuple[object, ...], make: Callable[[], tirx.PrimFunc]) -> str:
+        """A kernel of a stream, written once for each key.
+
+        Args:
+            key: Identifies it; its first element names it.
+            make: Writes it.
+
+        Returns:
+            Its name, which no kernel of the network has.
+        """
+        if key not in self.row_kernels:
+            self.row_kernels[key] = f"{key[0]}_rows{len(self.row_kernels)}", make().without_attr("global_symbol")
+        return self.row_kernels[key][0]
 
     def call(
         self,

@@ -37,7 +37,7 @@ LARGEST_LOGARITHM = 0.7
 LARGEST_ERROR = 0.3
 """An error above counts as this much when a correction is judged: erratic kernels shall not decide."""
 LEAST_SPREAD, DIGITS = 1e-9, 3
-MOST_TO_SEARCH, SEARCH_STEPS = 400, 60
+MOST_TO_SEARCH, SEARCH_STEPS = 250, 60
 """Kernels that lengths are searched with, and steps of the search."""
 PRIOR_SPREAD = 1.0
 """Standard deviation of the logarithm of a length before anything is measured."""

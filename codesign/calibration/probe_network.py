@@ -2,8 +2,8 @@
 
 Every layer is drawn from a scrambled Halton sequence: kind, channels (log-uniform, half of them multiples of 16) and
 what is peculiar to its kind. Images shrink on the way (strides, pooling, kernels without padding), so that a chain
-passes through sizes that are no powers of two, down to a head of dense layers. A layer has at most `MAXIMUM_MACS`
-multiply-accumulates: channels are reduced until it fits.
+passes through sizes that are no powers of two, down to a head of dense layers; two chains make a network. A layer has
+at most `MAXIMUM_MACS` multiply-accumulates: channels are reduced until it fits.
 """
 
 import itertools
@@ -24,6 +24,9 @@ LEAST_TO_SHRINK = 10
 """Images of fewer rows keep their size."""
 MOST_CHANNELS, FEWEST_CHANNELS = 512, 8
 OPSET, IR_VERSION = 21, 10
+CHAINS = 2
+"""Chains from the image to the output of a network: to start a compiler and a timing process costs as much as several
+kernels."""
 AXES = 6
 """Coordinates that one layer takes from the sequence."""
 
@@ -161,9 +164,20 @@ def probe_networks(seed: int) -> Iterator[ir.Model]:
 
 
 def _network(points: qmc.Halton, random: np.random.Generator, recipe: _Recipe) -> ir.Model:
-    layers = points.random(recipe.body_layers + recipe.head_layers + 1)
-    image = round(_log_uniform(SMALLEST_IMAGE, LARGEST_IMAGE, layers[0, 0]))
+    draws = [points.random(recipe.body_layers + recipe.head_layers + 1) for _ in range(CHAINS)]
+    image = round(_log_uniform(SMALLEST_IMAGE, LARGEST_IMAGE, draws[0][0, 0]))
     chain = _Chain(random, (3, image, image))
+    ends = []
+    for layers in draws:
+        chain.last, chain.size = "x", (3, image, image)
+        _extend(chain, layers, recipe)
+        ends.append(chain.last)
+    chain.node("Add", ends)
+    return chain.model(image)
+
+
+def _extend(chain: _Chain, layers: NDArray[np.float64], recipe: _Recipe) -> None:
+    """Goes from an image to 16 features."""
     kernel = (3, 5, 7)[int(3 * layers[0, 1])]
     channels = _channels(layers[0, 2], layers[0, 3], recipe.largest_stem)
     chain.convolution(channels, (kernel, kernel), 1 if layers[0, 4] < 0.7 else 2)
@@ -178,7 +192,6 @@ def _network(points: qmc.Halton, random: np.random.Generator, recipe: _Recipe) -
         if point[2] < 0.5:
             chain.relu()
     chain.dense(16)  # whole vectors: what leaves the network needs no conversion that would count as the layer's
-    return chain.model(image)
 
 
 def _body_layer(chain: _Chain, point: NDArray[np.float64], kinds: tuple[str, ...]) -> None:

@@ -296,6 +296,7 @@ def _amx_terms(
     terms = {
         "call": 1.0,
         "amx_groups": float(amx.groups),
+        "amx_tiles": float(amx.groups * amx.pixels * amx.channels),
         "amx_steps": steps,
         "amx_products": steps * products,
         "amx_loads": steps * amx.loads,

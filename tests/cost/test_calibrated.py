@@ -17,8 +17,8 @@ from codesign.testing.cost_conformance import move_node, multiply_node
 
 SECONDS = {
     "call": 5e-8, "products": 2.7e-10, "steps": 0.0, "loads": 0.0, "stalls": 0.0, "tiles": 0.0, "epilogues": 1e-9,
-    "padded_pixels": 0.0,
-    "padding": 0.0, "weights_l2": 0.0, "inputs_l2": 0.0, "beyond_l2": 0.0, "unpack_4": 1.28e-9, "merged_elements": 1e-10,
+    "padded_pixels": 0.0, "padding": 0.0,
+    "weights_l2": 0.0, "inputs_l2": 0.0, "beyond_l2": 0.0, "unpack_4": 1.28e-9, "merged_elements": 1e-10,
 }  # fmt: skip
 LIKE = Similarity(
     features=("weight_bits", "stride"), means=(8.0, log(2)), lengths=(10.0, 5.0), points=((0.0, 0.0), (-0.6, 0.8)),

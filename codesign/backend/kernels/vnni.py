@@ -1,7 +1,7 @@
 """Tensor intrinsics of AVX512-VNNI's `vpdpbusd`: 16 int32 lanes += 4 unsigned bytes times 16 x 4 signed bytes.
 
 TVM 0.27 ships one that passes `<16 x i32>` operands; LLVM 22's intrinsic takes `<64 x i8>` ones, so these reinterpret
-them. They are built, not parsed: TVM's parser takes half a second for the four functions, in every process that compiles.
+them. They are built, not parsed: TVM's parser takes half a second for the four functions, in each compiling process.
 """
 
 from collections.abc import Callable
