@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from codesign.cost.amx_loops import AmxLoops, StoredChannels, amx_applies, amx_loops
 from codesign.cost.bfloat16_loops import bfloat16_applies, bfloat16_loops, stored_for_bfloat16
-from codesign.cost.window_taps import padded_elements
+from codesign.cost.window_taps import is_padded_beside, padded_elements
 from codesign.hardware.calibration import VectorUnit
 from codesign.plan.facts import ConvGeometry
 
@@ -123,7 +123,7 @@ def tiled_loops(geometry: ConvGeometry, integers: bool, unit: VectorUnit) -> Til
         lanes=lanes,
         inner=inner,
         passes=out_blocks // blocks,
-        padded=padded,
+        padded=padded if integers or in_bfloat16 or is_padded_beside(geometry) else 0,  # rows outside are left out
         copy_width=next(v for v in (64, 32, 16, 8, 4, 2, 1) if stored_in % v == 0),
         in_channels=stored_in,
         outputs=pixels * stored_out,

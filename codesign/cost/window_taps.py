@@ -21,6 +21,29 @@ def window_taps(window: ConvGeometry, axis: int) -> list[tuple[int, ...]]:
     return [tuple(t for t in range(kernel) if 0 <= start + t * dilation < size) for start in starts]
 
 
+def is_padded_beside(window: ConvGeometry) -> bool:
+    """Whether windows see padding to the left or right of the image.
+
+    Args:
+        window: Loop bounds.
+
+    Returns:
+        Whether they do.
+    """
+    return _reach(window)[1] > window.input_size[1]
+
+
+def _reach(window: ConvGeometry) -> tuple[int, int]:
+    """Rows and columns that all windows see together, padding included."""
+    rows, columns = (
+        (out - 1) * stride + dilation * (kernel - 1) + 1
+        for out, stride, dilation, kernel in zip(
+            window.output_size, window.stride, window.dilation, window.kernel, strict=True
+        )
+    )
+    return rows, columns
+
+
 def padded_elements(window: ConvGeometry, channels: int) -> int:
     """Elements of the copy that other kernels make of an image with its padding.
 
@@ -31,12 +54,7 @@ def padded_elements(window: ConvGeometry, channels: int) -> int:
     Returns:
         Elements of one sample; 0 where nothing is padded.
     """
-    reach = [
-        (out - 1) * stride + dilation * (kernel - 1) + 1
-        for out, stride, dilation, kernel in zip(
-            window.output_size, window.stride, window.dilation, window.kernel, strict=True
-        )
-    ]
+    reach = _reach(window)
     if all(size <= given for size, given in zip(reach, window.input_size, strict=True)):
         return 0
     return reach[0] * reach[1] * channels

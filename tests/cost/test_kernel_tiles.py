@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from codesign.backend.kernels.float_convolution import skips_padding
 from codesign.backend.kernels.geometry import ConvolutionShape, choose_tile
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.matrix_vector import _parts
@@ -44,6 +45,16 @@ def test_convolutions(unit: VectorUnit) -> None:
         read_padding = shape.padded_height > size or shape.padded_width > size
         assert loops.padded == (shape.padded_height * shape.padded_width * _up(before) if read_padding else 0)
         assert loops.tiles * loops.steps * loops.sums * 16 * loops.inner == flat.macs
+
+
+@pytest.mark.parametrize(("kernel", "copied"), [((3, 1), False), ((1, 3), True), ((5, 3), True), ((5, 1), False)])
+def test_rows_of_padding_are_left_out_in_float32(kernel: tuple[int, int], copied: bool) -> None:
+    rows, columns = kernel[0] // 2, kernel[1] // 2
+    shape = ConvolutionShape(20, 20, 32, 32, kernel, pads=(rows, columns, rows, columns))
+    geometry = ConvGeometry(1, 32, 32, kernel, (1, 1), (20, 20), (20, 20), 1)
+    assert skips_padding(shape) == (not copied)
+    assert (tiled_loops(geometry, False, UNITS[0]).padded > 0) == copied
+    assert tiled_loops(geometry, True, UNITS[0]).padded > 0
 
 
 @pytest.mark.parametrize("unit", UNITS)
