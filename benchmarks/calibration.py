@@ -41,6 +41,7 @@ from codesign.flow.calibrate import (
 from codesign.flow.prepare import versions
 from codesign.hardware.catalog import load_profile
 from codesign.ir.serialization import save_graph
+from codesign.progress import Silent
 from codesign.quantization.scheme import BitWidths
 from codesign.testing.networks import InvertedResidual, randomize
 
@@ -100,7 +101,7 @@ def network_rows(result: CalibrationResult, seed: int) -> list[dict[str, object]
     file = result.measured.file
     unseen = {}
     if len(drawn) > LEAST_DRAWN:
-        profile = calibrated_profile(dataclasses.replace(result.measured, probes=drawn), "unseen", seed)[0]
+        profile = calibrated_profile(dataclasses.replace(result.measured, probes=drawn), "unseen", seed, Silent())[0]
         unseen = {check.network: check for check in check_networks(profile, own, file)}
     rows: list[dict[str, object]] = []
     for check in result.networks:

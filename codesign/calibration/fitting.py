@@ -27,8 +27,10 @@ from codesign.cost.similar_kernels import SimilarKernels
 from codesign.hardware.calibration import Arithmetic, KernelClass, KernelFit, Similarity, Term, VectorUnit
 from codesign.hardware.profile import MemoryLevel
 from codesign.plan.facts import NodeFacts
+from codesign.progress import Progress, Silent
 from codesign.quantization.scheme import Widths
 
+SILENT = Silent()
 FOLDS = 5
 LEAST_TO_CORRECT = 40
 """Fewer kernels are not corrected: they say too little of one another."""
@@ -111,7 +113,12 @@ class FittedClass:
 
 
 def fit_classes(
-    kernels: Sequence[MeasuredKernel], unit: VectorUnit, memories: tuple[MemoryLevel, ...], source: str, seed: int
+    kernels: Sequence[MeasuredKernel],
+    unit: VectorUnit,
+    memories: tuple[MemoryLevel, ...],
+    source: str,
+    seed: int,
+    progress: Progress = SILENT,
 ) -> tuple[FittedClass, ...]:
     """Fits every class that has at least as many kernels as there are folds, of shapes in more than one fold.
 
@@ -121,6 +128,7 @@ def fit_classes(
         memories: Caches, nearest first.
         source: Where the measurements come from.
         seed: Of the folds and the correction.
+        progress: Told about long work; a step is a kernel.
 
     Returns:
         One fit for each class and arithmetic, in alphabetical order.
@@ -130,9 +138,15 @@ def fit_classes(
         kind = class_of(kernel.node)
         groups[kind, arithmetic_of(kind, kernel.bits, unit)].append(kernel)
     tables = {key: _Table.of(group, unit, memories) for key, group in sorted(groups.items()) if len(group) >= FOLDS}
-    fits = [
-        _fit_class(key, table, source, seed) for key, table in tables.items() if len(np.unique(table.folds)) > 1
-    ]  # of a single fold nothing can be held out
+    tables = {key: table for key, table in tables.items() if len(np.unique(table.folds)) > 1}  # else nothing is held out
+    fits = []
+    progress.start("Fitting", sum(len(table.kernels) for table in tables.values()))
+    try:
+        for key, table in tables.items():
+            fits.append(_fit_class(key, table, source, seed))
+            progress.advance(len(table.kernels))
+    finally:
+        progress.finish()
     return tuple(_with_unpacking(fitted, fits) for fitted in fits)
 
 

@@ -152,7 +152,7 @@ def calibrate(request: CalibrateRequest, progress: Progress) -> CalibrationResul
         progress.note(f"{file.path}: goes on from {len(file.kernels)} kernels measured before")
     with tempfile.TemporaryDirectory(prefix="codesign-calibrate-") as folder:
         probes = _measured_probes(request, target, profile, models, file, Path(folder), progress)
-    return _write(Measured(target, profile, unit, file, tuple(probes)), out, request.seed)
+    return _write(Measured(target, profile, unit, file, tuple(probes)), out, request.seed, progress)
 
 
 def _measured_probes(
@@ -175,9 +175,9 @@ def _measured_probes(
     return session.probes
 
 
-def _write(measured: Measured, out: Path, seed: int) -> CalibrationResult:
+def _write(measured: Measured, out: Path, seed: int, progress: Progress) -> CalibrationResult:
     file = measured.file
-    calibrated, fits, kernels = calibrated_profile(measured, out.stem, seed)
+    calibrated, fits, kernels = calibrated_profile(measured, out.stem, seed, progress)
     errors = np.abs(np.concatenate([fit.held_out_errors for fit in fits]))
     comment = [
         f"Written by `codesign calibrate {measured.target.name}`: latency as measured, energy as in profile "
@@ -199,7 +199,7 @@ def _write(measured: Measured, out: Path, seed: int) -> CalibrationResult:
 
 
 def calibrated_profile(
-    measured: Measured, name: str, seed: int
+    measured: Measured, name: str, seed: int, progress: Progress
 ) -> tuple[HardwareProfile, tuple[FittedClass, ...], int]:
     """Fits a cost model to measurements.
 
@@ -207,6 +207,7 @@ def calibrated_profile(
         measured: The measurements.
         name: Of the new profile.
         seed: Source of all draws.
+        progress: Told about long work.
 
     Returns:
         The device's profile with its calibration, the fits, and how many kernels they were made of.
@@ -217,7 +218,7 @@ def calibrated_profile(
     file, profile = measured.file, measured.profile
     kernels = _usable(file, measured.probes)
     source = _source(file.conditions, file.path)
-    fits = fit_classes(kernels, measured.unit, profile.memories, source, seed)
+    fits = fit_classes(kernels, measured.unit, profile.memories, source, seed, progress)
     if not fits:
         raise InputError(f"{file.path}: {len(kernels)} kernels are too few to fit anything; raise the budget")
     errors = np.abs(np.concatenate([fit.held_out_errors for fit in fits]))
