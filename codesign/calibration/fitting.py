@@ -9,18 +9,17 @@ of them.
 """
 
 import hashlib
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import exp
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize, nnls
+from scipy.optimize import nnls
 
+from codesign.calibration.gaussian_process import fit_process
 from codesign.cost.calibrated import term_seconds
 from codesign.cost.kernel_terms import arithmetic_of, class_of, features_of, terms_of
 from codesign.cost.similar_kernels import SimilarKernels
@@ -39,10 +38,6 @@ LARGEST_LOGARITHM = 0.7
 LARGEST_ERROR = 0.3
 """An error above counts as this much when a correction is judged: erratic kernels shall not decide."""
 LEAST_SPREAD, DIGITS = 1e-9, 3
-MOST_TO_SEARCH, SEARCH_STEPS = 250, 60
-"""Kernels that lengths are searched with, and steps of the search."""
-PRIOR_SPREAD = 1.0
-"""Standard deviation of the logarithm of a length before anything is measured."""
 TOLERANCE = 0.1
 ROUNDS = 12
 RIDGE = 1e-5
@@ -51,10 +46,6 @@ kernels have is not blown up to explain these."""
 LARGEST_FACTOR, SMALLEST_ERROR = 3.0, 0.01
 """Of a prediction against a measurement, when rows are weighted anew."""
 Array = NDArray[np.float64]
-
-
-class _Objective(Protocol):
-    def __call__(self, place: Array, *, eval_gradient: bool) -> tuple[float, Array]: ...
 
 
 @dataclass(frozen=True)
@@ -138,7 +129,9 @@ def fit_classes(
         kind = class_of(kernel.node)
         groups[kind, arithmetic_of(kind, kernel.bits, unit)].append(kernel)
     tables = {key: _Table.of(group, unit, memories) for key, group in sorted(groups.items()) if len(group) >= FOLDS}
-    tables = {key: table for key, table in tables.items() if len(np.unique(table.folds)) > 1}  # else nothing is held out
+    tables = {
+        key: table for key, table in tables.items() if len(np.unique(table.folds)) > 1
+    }  # else nothing is held out
     fits = []
     progress.start("Fitting", sum(len(table.kernels) for table in tables.values()))
     try:
@@ -284,56 +277,23 @@ def non_negative_seconds(counts: Array, seconds: Array) -> Array:
 
 
 def _similarity(table: _Table, logarithms: Array, seed: int) -> Similarity:
-    """A Gaussian process of what is left, with the variance, lengths and noise that make it most likely.
-
-    Every feature has a length of its own: the few that matter are found by how likely they make the measurements, with
-    a log-normal prior around the usual length that keeps chance from choosing where kernels are few.
-    """
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
-
+    """A Gaussian process of what is left."""
     spreads = table.values.std(axis=0)
     kept = spreads > LEAST_SPREAD
     names = tuple(name for name, keep in zip(table.features, kept, strict=True) if keep)
     means, spreads = table.values[:, kept].mean(axis=0), spreads[kept]
-    values, targets = (
-        (table.values[:, kept] - means) / spreads,
-        np.clip(logarithms, -LARGEST_LOGARITHM, LARGEST_LOGARITHM),
-    )
-    usual = float(np.sqrt(len(names)))
-    kernel = (
-        ConstantKernel(0.02, (1e-4, 1.0))
-        * Matern(np.full(len(names), usual), (usual / 20, usual * 50), nu=1.5)
-    ) + WhiteKernel(0.002, (1e-4, 0.1))  # fmt: skip
-    some = np.random.default_rng(seed).permutation(len(values))[:MOST_TO_SEARCH]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a hyperparameter lies at its bound
-        found = GaussianProcessRegressor(kernel, optimizer=_most_likely).fit(values[some], targets[some]).kernel_
-    variance, lengths = float(found.k1.k1.constant_value), spreads * found.k1.k2.length_scale
-    points = np.round(values * spreads / lengths, DIGITS)  # short numbers in the profile
-    unit = ConstantKernel(variance) * Matern(1.0, nu=1.5) + found.k2
-    model = GaussianProcessRegressor(unit, optimizer=None).fit(points, targets)
+    values = (table.values[:, kept] - means) / spreads
+    targets = np.clip(logarithms, -LARGEST_LOGARITHM, LARGEST_LOGARITHM)
+    process = fit_process(values, targets, seed, DIGITS)
+    points = np.round(values / process.lengths, DIGITS)  # short numbers in the profile
     return Similarity(
         features=names,
         means=tuple(float(value) for value in means),
-        lengths=tuple(float(value) for value in lengths),
+        lengths=tuple(float(value) for value in spreads * process.lengths),
         points=tuple(tuple(float(value) for value in row) for row in points),
-        weights=tuple(float(value) for value in model.alpha_),
-        variance=variance,
+        weights=tuple(float(value) for value in process.weights),
+        variance=process.variance,
     )
-
-
-def _most_likely(negative_log_likelihood: _Objective, start: Array, bounds: Array) -> tuple[Array, float]:
-    """Logarithms of variance, lengths and noise, as scikit-learn asks for them; the prior is on the lengths alone."""
-
-    def objective(place: Array) -> tuple[float, Array]:
-        value, gradient = negative_log_likelihood(place, eval_gradient=True)
-        off = (place - start) / PRIOR_SPREAD
-        off[[0, -1]] = 0.0
-        return value + 0.5 * float(off @ off), gradient + off / PRIOR_SPREAD
-
-    found = minimize(objective, start, method="L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": SEARCH_STEPS})
-    return found.x, float(found.fun)
 
 
 def predicted_seconds(
