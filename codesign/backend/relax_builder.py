@@ -15,7 +15,7 @@ from codesign.backend.kernels.amx_tiles import worth_bfloat16
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.packing import LANES, round_up
-from codesign.backend.kernels.parameters import AmxTiling, KernelParameters
+from codesign.backend.kernels.parameters import AmxTiling, KernelParameters, VectorTiling
 from codesign.backend.layers import (
     addition_factors,
     default_parameters,
@@ -139,17 +139,18 @@ def _convolution(builder: ValueStore, layer: Convolution) -> None:
     builder.asked_for_amx |= on_amx
     builder.bfloat16_layers += on_amx and layer.weight.scale is None
     value = builder.call(key, make, arguments, out_shape, layer.output.dtype, kernel.identity)
-    if layer.residual is None and not layer.dense:
+    if layer.residual is None and not layer.dense and kernel.identity not in builder.choices:  # runs as it was tuned
 
         def of_rows(rows: ConvolutionShape) -> str | None:
             part = described(layer, rows.flattened())
-            chosen = builder.choices.get(part.identity) or default_parameters(part, builder.isa, builder.threads)
+            chosen = default_parameters(part, builder.isa, builder.threads)
             if type(chosen) is not type(parameters):  # other kernels order weights otherwise
                 return None
             return builder.row_kernel(*kernel_function(part, chosen, builder.isa, builder.threads, asks))
 
         name, size = builder.calls[-1].kernel, _bytes_of(layer.x.dtype)
-        builder.convolved[value.name] = RowKernels(bounds, name, size, of_rows)
+        few = isinstance(parameters, VectorTiling) and shape.in_channels < LANES
+        builder.convolved[value.name] = RowKernels(bounds, name, size, few, of_rows)
     builder.put(layer.output, Layout.ROWS if layer.dense else Layout.IMAGE, value, out_channels)
 
 
@@ -225,7 +226,7 @@ def _stream(builder: ValueStore, layer: Pooling, shape: ConvolutionShape, image:
         return  # each has a cache of its own, and would wait for the others at every turn
     sizes = image.element_bytes, _bytes_of(layer.x.dtype)
     cut = turns(image.shape, shape, sizes[1])
-    if not cut or not are_aligned(cut, sizes):
+    if not cut or not are_aligned(cut, sizes, image.reads_singly):
         return
     names: dict[Turn, tuple[str, str]] = {}
     for turn in cut:

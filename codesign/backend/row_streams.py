@@ -13,7 +13,6 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as build
 
 from codesign.backend.kernels.geometry import ConvolutionShape
-from codesign.backend.kernels.packing import LANES
 from codesign.backend.kernels.vectors import LINE_BYTES, spans
 
 STREAMED_BYTES = 1 << 20
@@ -175,19 +174,21 @@ def buffer_bytes(cut: tuple[Turn, ...], image_bytes: int) -> int:
     return max(turn.pooling.height for turn in cut) * _row_bytes(cut[0], (1, image_bytes))[1]
 
 
-def are_aligned(cut: tuple[Turn, ...], element_bytes: tuple[int, int]) -> bool:
+def are_aligned(cut: tuple[Turn, ...], element_bytes: tuple[int, int], reads_singly: bool) -> bool:
     """Whether kernels may start at the rows of all turns: at whole cache lines, but for what they read one by one.
 
     Args:
         cut: The turns, at least one.
         element_bytes: Of the convolution's input, and of the image and the result.
+        reads_singly: Whether the convolution reads one element of its input after the other, as long as it need not
+            copy it.
 
     Returns:
         Whether they may.
     """
     of_input, of_image, of_output = _row_bytes(cut[0], element_bytes)
-    few = cut[0].convolution.in_channels < LANES and not any(turn.convolution.is_padded for turn in cut)
-    inputs = few or all(turn.first_input * of_input % LINE_BYTES == 0 for turn in cut)
+    copied = any(turn.convolution.is_padded for turn in cut)
+    inputs = (reads_singly and not copied) or all(turn.first_input * of_input % LINE_BYTES == 0 for turn in cut)
     return inputs and of_image % LINE_BYTES == 0 and all(t.first_output * of_output % LINE_BYTES == 0 for t in cut)
 
 

@@ -53,12 +53,14 @@ class RowKernels:
         shape: Loop bounds of the convolution that makes all of it.
         kernel: Name of its kernel.
         element_bytes: Of the convolution's input.
+        reads_singly: Whether the kernel reads one element of it after the other.
         add: Adds the kernel for other rows and gives its name, which is None where it would need other constants.
     """
 
     shape: ConvolutionShape
     kernel: str
     element_bytes: int
+    reads_singly: bool
     add: Callable[[ConvolutionShape], str | None]
 
 

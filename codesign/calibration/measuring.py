@@ -30,6 +30,8 @@ REPETITIONS = 2
 """How often what was disturbed is timed again before it is flagged."""
 FAILURES_IN_A_ROW = 3
 """So many probes that fail one after the other mean that the device is gone."""
+UNKNOWN_IN_A_ROW = 8
+"""After so many probes of which an earlier run measured nothing, it is taken to have measured none of the rest."""
 AGAIN = 0.1
 """Share of the budget that is spent at the end, at most, on what the machine disturbed of networks at hand."""
 
@@ -95,8 +97,18 @@ class Session:
                 self._measure_batch(batch)
                 self._longest_batch_s = max(self._longest_batch_s, self.clock() - began)
             self._measure_disturbed()
+            self._recall(probes)
         finally:
             self.progress.finish()
+
+    def _recall(self, probes: Iterator[Probe]) -> None:
+        """Takes along what earlier runs measured of probes that this budget did not reach."""
+        unknown = 0
+        while unknown < UNKNOWN_IN_A_ROW and (probe := next(probes, None)) is not None:
+            known = bool(self.file.measured_operations(probe.name))
+            unknown = 0 if known else unknown + 1
+            if known:
+                self.probes.append(probe)
 
     def _tell(self) -> None:
         """Tells how much of the budget is spent."""

@@ -90,7 +90,7 @@ def test_small_images_are_computed_at_once() -> None:
     assert turns(convolution, pooling, 1) == ()  # 256 kB
     cut = turns(convolution, pooling, 4)
     assert cut
-    assert are_aligned(cut, (4, 4))
+    assert are_aligned(cut, (4, 4), reads_singly=False)
 
 
 def test_rows_that_begin_inside_a_cache_line_are_not_streamed() -> None:
@@ -98,10 +98,11 @@ def test_rows_that_begin_inside_a_cache_line_are_not_streamed() -> None:
     pooling = ConvolutionShape(111, 111, 64, 64, (3, 3), (2, 2))
     cut = turns(convolution, pooling, 4)
     assert [turn.pooling.out_height for turn in cut] == [5] * 11
-    assert are_aligned(cut, (4, 4))  # the few channels of an image are read one by one
+    assert are_aligned(cut, (4, 4), reads_singly=True)
+    assert not are_aligned(cut, (4, 4), reads_singly=False)
     padded = ConvolutionShape(227, 227, 3, 64, (7, 7), (2, 2), (1, 1), (3, 3, 3, 3))
     pooling = ConvolutionShape(114, 114, 64, 64, (3, 3), (2, 2))
-    assert not are_aligned(turns(padded, pooling, 4), (4, 4))
+    assert not are_aligned(turns(padded, pooling, 4), (4, 4), reads_singly=True)  # a copy is made in vectors
 
 
 def _network(kind: str, size: int, pads: tuple[int, int], two_readers: bool) -> ir.Model:

@@ -188,6 +188,14 @@ def test_a_repeat_measures_nothing_twice(tmp_path: Path) -> None:
     assert device.timed == len(second.file.kernels) - len(first.file.kernels)
 
 
+def test_a_repeat_with_less_time_forgets_nothing(tmp_path: Path) -> None:
+    clock = Clock()
+    first = Made(tmp_path, 60, FakeDevice(clock), FakeCompiler(clock)).run()
+    assert len(first.session.probes) > 2
+    again = Made(tmp_path, 1, FakeDevice(clock), FakeCompiler(clock)).run()
+    assert {probe.name for probe in again.session.probes} >= {probe.name for probe in first.session.probes}
+
+
 def test_a_device_that_vanishes_leaves_its_samples_to_a_repeat(tmp_path: Path) -> None:
     clock = Clock()
     kept = _kernels(1) + 3
