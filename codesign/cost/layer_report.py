@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from codesign.cost.array_model import Mapping, best_mappings, filter_overhead_bytes, move_cost, moved_by_level
 from codesign.cost.array_tables import Bits
 from codesign.cost.base import NodeCost
+from codesign.cost.calibrated import CalibratedModel
 from codesign.cost.operators import check_operators, kind_of, operand_widths
 from codesign.cost.roofline import RooflineModel, moved_bytes
+from codesign.cost.select import processor_model
 from codesign.hardware.profile import Dataflow, HardwareProfile
 from codesign.plan.facts import NodeFacts
 from codesign.quantization.scheme import Widths
@@ -51,7 +53,7 @@ class LayerReport:
 def report_layers(
     profile: HardwareProfile, nodes: Sequence[NodeFacts], weight_bits: int, activation_bits: int
 ) -> tuple[LayerReport, ...]:
-    """Prices nodes one by one, all at the same widths.
+    """Prices nodes one by one, all at the same widths, by the cost model that the profile asks for.
 
     Args:
         profile: The device.
@@ -64,12 +66,13 @@ def report_layers(
 
     Raises:
         UnsupportedOperatorError: No cost model knows an operator.
-        InputError: The device has no rate for these widths, or its buffer is too small for a node.
+        InputError: The device has no rate for these widths, its buffer is too small for a node, or its calibration did
+            not measure what a node needs.
     """
     check_operators(nodes)
     busy = [node for node in nodes if kind_of(node) != "free"]
     if profile.array is None:
-        model, bits = RooflineModel(profile), Widths(weight_bits, activation_bits)
+        model, bits = processor_model(profile), Widths(weight_bits, activation_bits)
         return tuple(_on_processor(model, node, bits) for node in busy)
     mappings = _mappings(profile, busy, weight_bits, activation_bits)
     return tuple(
@@ -137,15 +140,15 @@ def _move(profile: HardwareProfile, node: NodeFacts, activation_bits: int) -> La
     return _without_cycles(profile, node, None, cost, 0.0, traffic, 0.0)
 
 
-def _on_processor(model: RooflineModel, node: NodeFacts, bits: Widths) -> LayerReport:
+def _on_processor(model: RooflineModel | CalibratedModel, node: NodeFacts, bits: Widths) -> LayerReport:
     cost, moved = model.price_node(node, bits), moved_bytes(node, bits)
     traffic = dict.fromkeys((level.name for level in model.profile.memories), 0.0)
-    traffic |= dict.fromkeys((level.name for level in model.crossed_levels(moved)), moved)
+    traffic |= dict.fromkeys((level.name for level in RooflineModel(model.profile).crossed_levels(moved)), moved)
     if node.geometry is None:
         return _without_cycles(model.profile, node, None, cost, 0.0, traffic, 0.0)
     widths = Widths(*operand_widths(node, bits))
     rate = model.profile.rate(widths.weight, widths.activation)
-    utilisation = node.macs / (rate.macs_per_s * cost.latency_s)
+    utilisation = node.macs / (rate.macs_per_s * cost.latency_s) if cost.latency_s else 0.0
     arithmetic_j = node.macs * rate.energy_j_per_mac
     return _without_cycles(model.profile, node, widths, cost, utilisation, traffic, arithmetic_j)
 

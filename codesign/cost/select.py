@@ -18,6 +18,18 @@ def cost_model_for(profile: HardwareProfile) -> CostModel:
     """
     match profile.model:
         case "roofline":
-            return RooflineModel(profile) if profile.calibration is None else CalibratedModel(profile)
+            return processor_model(profile)
         case "array":
             return ArrayModel(profile)
+
+
+def processor_model(profile: HardwareProfile) -> RooflineModel | CalibratedModel:
+    """The cost model of a processor, which prices nodes at any widths that it has rates for.
+
+    Args:
+        profile: The device, which has no array.
+
+    Returns:
+        The model: fitted to measurements where the profile holds a calibration.
+    """
+    return RooflineModel(profile) if profile.calibration is None else CalibratedModel(profile)

@@ -17,7 +17,7 @@ class SimulationResult:
         source: The network or table.
         network: The only one of the table that was taken; None for all.
         profile: The device as it was priced.
-        provenance: What the numbers are.
+        provenance: What cycles, utilisation and latency are.
         widths: Of weights and activations.
         layers: Everything that takes time, at least one, in the order of the input.
     """
@@ -28,6 +28,11 @@ class SimulationResult:
     provenance: Provenance
     widths: Widths
     layers: tuple[LayerReport, ...]
+
+    @property
+    def energy_provenance(self) -> Provenance:
+        """What energy and traffic are: a calibration measures time alone."""
+        return "estimated" if self.provenance == "calibrated" else self.provenance
 
     @property
     def title(self) -> str:
@@ -88,6 +93,7 @@ class SimulationResult:
             "array": None if self.profile.array is None else self.profile.array.model_dump(mode="json"),
             "unverified": list(self.profile.unverified),
             "provenance": self.provenance,
+            "energy_provenance": self.energy_provenance,
             "weight_bits": self.widths.weight,
             "activation_bits": self.widths.activation,
             "layers": [{"name": layer.name, **_costs(layer)} for layer in self.layers],

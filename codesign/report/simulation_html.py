@@ -27,10 +27,10 @@ def _header(result: SimulationResult) -> str:
     busy = "of the array's peak while it is busy" if result.profile.array is not None else "of the processor's peak"
     shown = [
         ("latency", seconds(result.latency_s), result.provenance, f"{len(result.layers)} layers, one after the other"),
-        ("energy", joules(result.energy_j), result.provenance, "arithmetic, memories and static power"),
+        ("energy", joules(result.energy_j), result.energy_provenance, "arithmetic, memories and static power"),
         ("utilisation", percent(result.utilisation), result.provenance, busy),
         ("multiply-accumulates", f"{result.macs:,}", "exact", "of all layers"),
-        (f"{outermost} traffic", size(result.traffic_bytes[outermost]), result.provenance, "read and written"),
+        (f"{outermost} traffic", size(result.traffic_bytes[outermost]), result.energy_provenance, "read and written"),
     ]
     if result.cycles is not None:
         shown.insert(2, ("cycles", f"{result.cycles:,.0f}", result.provenance, "in which the array is busy"))

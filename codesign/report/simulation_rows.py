@@ -38,7 +38,8 @@ def columns_of(result: SimulationResult) -> tuple[Column, ...]:
         Column("layer"),
         Column("MACs", "exact"),
         *((Column("dataflow"), Column("cycles", kind)) if result.profile.array is not None else ()),
-        *(Column(name, kind) for name in ("utilisation", "latency", "energy", *levels)),
+        *(Column(name, kind) for name in ("utilisation", "latency")),
+        *(Column(name, result.energy_provenance) for name in ("energy", *levels)),
         Column("bound"),
     )
 

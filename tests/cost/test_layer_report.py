@@ -4,6 +4,7 @@ from codesign.cost.base import DEFAULT_BITS
 from codesign.cost.layer_report import report_layers
 from codesign.cost.select import cost_model_for
 from codesign.errors import InputError, UnsupportedOperatorError
+from codesign.hardware.calibration import Calibration, KernelFit, Term, VectorUnit
 from codesign.hardware.catalog import load_profile
 from codesign.hardware.profile import HardwareProfile
 from codesign.plan.facts import ConvGeometry
@@ -28,6 +29,31 @@ def test_every_node_costs_what_the_cost_model_says_and_its_parts_add_up(profile:
         assert 0 <= report.utilisation <= 1 + 1e-12
         assert (report.dataflow is None) == (report.cycles is None)
         assert (report.cycles is not None) == (profile.array is not None and node.geometry is not None)
+
+
+def test_a_calibration_changes_latency_and_what_is_drawn_meanwhile() -> None:
+    host = load_profile("host-cpu")
+    terms = tuple(Term(name=name, seconds=1e-9) for name in ("call", "products", "tiles", "epilogues"))
+    fit = KernelFit(
+        kind="dense", arithmetic="int8", terms=terms, correction=None, samples=9, relative_error=0.1,
+        within_10_percent=0.9, source="made up",
+    )  # fmt: skip
+    unit = VectorUnit(registers=31, lanes=16, dot_channels=1)
+    names = ("steps", "loads", "stalls", "conflicts", "partials", "padding", "padded_pixels", "beyond_l1", "beyond_l2",
+             "weights_l2", "inputs_l2", "from_image")  # fmt: skip
+    fits = (fit.model_copy(update={"terms": terms + tuple(Term(name=name, seconds=0.0) for name in names)}),)
+    calibrated = host.model_copy(
+        update={"calibration": Calibration(source="made up", unit=unit, call_s=1e-3, fits=fits)}
+    )
+    dense = multiply_node("dense", "Gemm", ConvGeometry(1, 64, 64, (1, 1), (1, 1), (1, 1), (1, 1), 1))
+    (before,), (after,) = (report_layers(profile, [dense], 8, 8) for profile in (host, calibrated))
+    assert after.latency_s == cost_model_for(calibrated).price_node(dense, DEFAULT_BITS).latency_s > 1e-3
+    assert after.traffic_bytes == before.traffic_bytes
+    assert after.energy_j - before.energy_j == pytest.approx(host.idle_power_w * (after.latency_s - before.latency_s))
+    assert sum(after.energy_by_part_j.values()) == pytest.approx(after.energy_j, rel=1e-12)
+    conv = multiply_node("conv", "Conv", ConvGeometry(1, 16, 16, (3, 3), (1, 1), (8, 8), (8, 8), 1))
+    with pytest.raises(InputError, match="'conv' is convolution in int8, which was not measured"):
+        report_layers(calibrated, [conv], 8, 8)
 
 
 def test_a_processor_s_traffic_ends_where_the_working_set_fits() -> None:
