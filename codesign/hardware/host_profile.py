@@ -258,7 +258,7 @@ class _Completion:
 
     def _description(self) -> str:
         host = self.host
-        amx = "; AMX is there and not counted, since the kernels use vectors" if "amx_int8" in host.flags else ""
+        amx = "; peaks are those of vectors, which layers on AMX exceed" if "amx_int8" in host.flags else ""
         return (
             f"{host.name}: {host.cores} cores at {self.clock_hz / 1e9:.2f} GHz ({self.clock_source}), "
             f"{self.isa.name}{amx}; numbers for {self.threads} thread{'s' if self.threads > 1 else ''}"
