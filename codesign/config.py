@@ -18,6 +18,9 @@ class StrictModel(BaseModel):
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+LONGEST_SHOWN = 200
+"""Characters of a value that a message repeats."""
+
 
 def read_toml(path: Path) -> dict[str, object]:
     """Parses a TOML file.
@@ -94,8 +97,19 @@ def _explain(kind: type[BaseModel], item: Mapping[str, object], source: str) -> 
         return f"{source}: {key}: unknown key{closest(str(location[-1]), known)}"
     if item["type"] == "missing":
         return f"{source}: {key}: missing; add it"
-    got = item["input"]
-    return f"{source}: {key}: {item['msg']}, got {got!r}; correct the value"
+    return f"{source}: {key}: {item['msg']}, got {_shown(item['input'])}; correct the value"
+
+
+def _shown(value: object) -> str:
+    """A value in a message: long ones, which nobody reads, by their size."""
+    text = repr(value)
+    if len(text) <= LONGEST_SHOWN:
+        return text
+    if isinstance(value, Mapping):
+        return f"a table of {len(value)} keys"
+    if isinstance(value, tuple | list):
+        return f"an array of {len(value)} values"
+    return f"{text[:LONGEST_SHOWN]}..."
 
 
 def _table_at(kind: type[BaseModel], location: tuple[object, ...]) -> type[BaseModel] | None:

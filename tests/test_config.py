@@ -50,6 +50,21 @@ def test_each_mistake_names_file_key_and_cure(values: dict[str, object], message
     assert str(refused.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ({"name": "x", "inner": tuple(range(999))}, "got an array of 999 values; correct"),
+        ({"name": {str(key): key for key in range(99)}}, "got a table of 99 keys; correct"),
+        ({"name": "x", "sizes": "y" * 999}, "got 'yyyy"),
+    ],
+)
+def test_long_values_are_not_repeated(values: dict[str, object], shown: str) -> None:
+    with pytest.raises(InputError) as refused:
+        validate(Outer, values, "f")
+    assert shown in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
 def test_all_mistakes_are_named_at_once() -> None:
     with pytest.raises(InputError) as refused:
         validate(Outer, {"name": 3, "inner": {"rate": 0.0}, "other": 1}, "f")

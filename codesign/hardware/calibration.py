@@ -145,6 +145,16 @@ class Calibration(StrictModel):
     fits: tuple[KernelFit, ...] = Field(min_length=1)
     shapes: tuple[MeasuredShape, ...] = ()
 
+    @field_validator("fits", mode="before")
+    @classmethod
+    def _of_this_version(cls, fits: object) -> object:
+        corrections = (
+            [fit.get("correction") for fit in fits if isinstance(fit, dict)] if isinstance(fits, tuple) else []
+        )
+        if any(isinstance(correction, dict) and "spreads" in correction for correction in corrections):
+            raise ValueError("written by an earlier version of codesign; calibrate again")
+        return fits
+
     @field_validator("fits")
     @classmethod
     def _one_fit_for_a_class(cls, fits: tuple[KernelFit, ...]) -> tuple[KernelFit, ...]:

@@ -49,6 +49,7 @@ def test_round_trip(tmp_path: Path) -> None:
         ("points = [[0.0, -0.125], [1e-09, 3.0]]", "points = [[0.0, -0.125], [1e-09]]", "each of 2 features"),
         ("weights = [-0.1, 1e-09]", "weights = [-0.1]", "got 1, needs one for each of 2 points"),
         ("lengths = [1.0, 0.5]", "lengths = [1.0, 0.0]", "greater than 0"),
+        ("lengths = [1.0, 0.5]", "spreads = [1.0, 0.5]", "by an earlier version of codesign; calibrate again, got an"),
         ("call_s = 2e-07", "calls_s = 2e-07", "unknown key"),
         ('kind = "convolution"', 'kind = "magic"', "calibration.fits.0.kind"),
     ],
