@@ -68,6 +68,11 @@ class Call:
     stream: Stream | None = None
     before: "Call | None" = None
 
+    @property
+    def parts(self) -> tuple["Call", ...]:
+        """The calls of kernels for whole images that it stands for, in order."""
+        return (self,) if self.before is None else (self.before, self)
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -121,8 +126,7 @@ def one_function(
     for name in dict.fromkeys(name for call in steps.calls for name in _kernels_of(call)):
         of_rows = (row_kernels or {}).get(name)
         entries[name] = _add_kernel(builder, name, module[name] if of_rows is None else of_rows)
-    parts = [part for call in steps.calls for part in (call.before, call) if part is not None]
-    constants, places = _joined([operand for part in parts for operand in part.operands])
+    constants, places = _joined([operand for call in steps.calls for part in call.parts for operand in part.operands])
     start, end = module["main"].params[0].ty, module["main"].ret_ty
     function = _all_calls(steps, entries, plan, places, (start, end, len(constants)))
     entry = builder.add_func(function.with_attr("global_symbol", NETWORK_KERNEL), NETWORK_KERNEL)
@@ -219,12 +223,9 @@ def _streamed(steps: Steps, streams: Mapping[tuple[str, str], Stream]) -> Steps:
 
 def _kernels_of(call: Call) -> list[str]:
     """Kernels that a call needs, those for whole images first, which are timed alone."""
-    names = [str(call.kernel.name_hint)]
-    if call.stream is not None and call.before is not None:
-        names.insert(0, str(call.before.kernel.name_hint))
-        for step in call.stream.steps:
-            names += [step.convolution, step.pooling, *([step.mover] if step.mover else [])]
-    return names
+    steps = () if call.stream is None else call.stream.steps
+    of_rows = [name for step in steps for name in (step.convolution, step.pooling, step.mover) if name]
+    return [str(part.kernel.name_hint) for part in call.parts] + of_rows
 
 
 def is_view(function: tirx.PrimFunc) -> bool:
@@ -248,12 +249,12 @@ def _lifetimes(steps: Steps) -> list[Lifetime]:
     """Of all places; the output lies elsewhere, so that it needs no room."""
     first, last = [0] * len(steps.sizes), [0] * len(steps.sizes)
     for number, call in enumerate(steps.calls):
-        parts = [call] if call.before is None else [call.before, call]
-        for place in (place for part in parts for place in part.results):
-            first[place] = last[place] = number
-        for operand in (operand for part in parts for operand in part.operands):
-            if isinstance(operand, int):
-                last[operand] = number
+        for part in call.parts:
+            for place in part.results:
+                first[place] = last[place] = number
+            for operand in part.operands:
+                if isinstance(operand, int):
+                    last[operand] = number
     sizes = (0 if place == steps.output else size for place, size in enumerate(steps.sizes))
     return [Lifetime(*values) for values in zip(sizes, first, last, strict=True)]
 
@@ -317,7 +318,7 @@ def _all_calls(
             return tirx.address_of(stored[constants[operand]])
         return output.data if operand == steps.output else tirx.address_of(arena[plan.offsets[operand] + offset])
 
-    def in_turns(first: Call, second: Call, stream: Stream) -> list[tirx.Stmt]:
+    def in_turns(stream: Stream, first: Call, second: Call) -> list[tirx.Stmt]:
         source, between, result = first.operands[0], first.results[0], second.results[0]
         given, others = ([address(x) for x in call.operands[1:]] for call in (first, second))
         found = []
@@ -331,8 +332,8 @@ def _all_calls(
 
     body: list[tirx.Stmt] = []
     for call in steps.calls:
-        if call.stream is not None and call.before is not None:
-            body += in_turns(call.before, call, call.stream)
+        if call.stream is not None:
+            body += in_turns(call.stream, *call.parts)
         else:
             places = [address(x) for x in (*call.operands, *call.results)]
             body.append(_called(entries[call.kernel.name_hint], places))

@@ -34,7 +34,7 @@ from codesign.backend.operations import (
     Pooling,
 )
 from codesign.backend.qdq_graph import Network
-from codesign.backend.row_streams import Stream, Turn, are_aligned, buffer_bytes, move_bytes, steps_of, turns
+from codesign.backend.row_streams import Stream, Turn, are_aligned, buffer_bytes, steps_of, turns
 from codesign.backend.value_store import Layout, RowKernels, ValueStore, image_size, row_count
 
 IMAGE_CHANNELS = 4
@@ -236,7 +236,7 @@ def _stream(builder: ValueStore, layer: Pooling, shape: ConvolutionShape, image:
         names[turn] = convolution, builder.row_kernel(*_pooling_kernel(builder, layer, turn.pooling))
 
     def mover(count: int) -> str:
-        return builder.row_kernel(("move_bytes", count), lambda: move_bytes(count))
+        return builder.row_kernel(("copy_bytes", count), lambda: elementwise.copy_bytes(count))
 
     steps = steps_of(cut, sizes, names.__getitem__, mover)
     builder.streams.append(Stream(image.kernel, builder.calls[-1].kernel, steps, buffer_bytes(cut, sizes[1])))

@@ -8,12 +8,8 @@ that the next turn needs again are moved to its start, and the rest is overwritt
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
-from tvm.tirx.script.builder import ir as build
-
 from codesign.backend.kernels.geometry import ConvolutionShape
-from codesign.backend.kernels.vectors import LINE_BYTES, spans
+from codesign.backend.kernels.vectors import LINE_BYTES
 
 STREAMED_BYTES = 1 << 20
 """Smaller images stay in the second-level cache of most processors anyway."""
@@ -200,26 +196,3 @@ def _row_bytes(turn: Turn, element_bytes: tuple[int, int]) -> tuple[int, int, in
         pooling.width * pooling.in_channels * element_bytes[1],
         pooling.out_width * pooling.out_channels * element_bytes[1],
     )
-
-
-def move_bytes(count: int) -> tirx.PrimFunc:
-    """Kernel `(x [count], out [count])` of bytes.
-
-    Args:
-        count: How many.
-
-    Returns:
-        The function.
-    """
-    with IRBuilder() as builder, build.prim_func(s_tir=True):
-        build.func_name("main")
-        build.func_attr({"tirx.noalias": True})
-        x, out = (build.arg(name, build.buffer((count,), "uint8")) for name in ("x", "out"))
-        with build.sblock("root"):
-            build.reads([])
-            build.writes([])
-            for span in spans(count, LINE_BYTES):
-                with build.serial(0, span.count) as number, build.vectorized(0, span.lanes) as lane:
-                    place = span.first + number * span.lanes + lane
-                    build.buffer_store(out, x[place], [place])
-    return builder.get()

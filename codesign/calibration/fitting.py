@@ -21,7 +21,8 @@ from scipy.optimize import nnls
 
 from codesign.calibration.gaussian_process import fit_process
 from codesign.cost.calibrated import term_seconds
-from codesign.cost.kernel_terms import arithmetic_of, class_of, features_of, terms_of
+from codesign.cost.kernel_features import features_of
+from codesign.cost.kernel_terms import arithmetic_of, class_of, terms_of
 from codesign.cost.similar_kernels import SimilarKernels
 from codesign.hardware.calibration import Arithmetic, KernelClass, KernelFit, Similarity, Term, VectorUnit
 from codesign.hardware.profile import MemoryLevel

@@ -15,7 +15,8 @@ from math import exp
 
 from codesign.cost.base import NodeCost
 from codesign.cost.cold_weights import cold_bytes
-from codesign.cost.kernel_terms import OPTIONAL, arithmetic_of, class_of, features_of, terms_of
+from codesign.cost.kernel_features import features_of
+from codesign.cost.kernel_terms import OPTIONAL, arithmetic_of, class_of, terms_of
 from codesign.cost.measured_shapes import ShapeFactors
 from codesign.cost.operators import kind_of
 from codesign.cost.roofline import RooflineModel

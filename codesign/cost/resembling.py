@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from codesign.cost.base import CostModel, NodeCost, kernel_latency_s, with_latency
 from codesign.cost.operators import kind_of
+from codesign.cost.similar_kernels import alikeness
 from codesign.cost.table import Workload, workload_of
 from codesign.hardware.profile import HardwareProfile
 from codesign.ir.annotations import Provenance
@@ -79,8 +80,8 @@ class Resemblance:
             `b + m`.
         """
         place = (np.asarray(sizes(workload)) - self.means) / self.spreads
-        distances = math.sqrt(3) * np.sqrt(np.sum((self.points - place) ** 2, axis=1)) / self.length
-        return self.bias + float(self.variance * (self.weights @ ((1 + distances) * np.exp(-distances))))
+        squares = np.sum((self.points - place) ** 2, axis=1) / self.length**2
+        return self.bias + float(self.variance * (self.weights @ alikeness(squares)))
 
 
 def sizes(workload: Workload) -> tuple[float, ...]:

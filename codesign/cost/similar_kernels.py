@@ -52,5 +52,17 @@ class SimilarKernels:
             The logarithm.
         """
         place = (np.asarray([features.get(name, 0.0) for name in self.similarity.features]) - self.means) / self.lengths
-        distances = np.sqrt(3 * np.sum((self.points - place) ** 2, axis=1))
-        return float(self.similarity.variance * (self.weights @ ((1 + distances) * np.exp(-distances))))
+        return float(self.similarity.variance * (self.weights @ alikeness(np.sum((self.points - place) ** 2, axis=1))))
+
+
+def alikeness(squared_distances: Array) -> Array:
+    """Correlation of a Gaussian process between points: (1 + r) exp(-r) with r = sqrt(3) distance (Matern 3/2).
+
+    Args:
+        squared_distances: In lengths of the process.
+
+    Returns:
+        1 for the same point, 0 far away.
+    """
+    scaled = np.sqrt(3 * squared_distances)
+    return np.asarray((1 + scaled) * np.exp(-scaled))

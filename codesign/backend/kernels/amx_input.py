@@ -9,7 +9,7 @@ from tvm.tirx.script.builder import ir as build
 
 from codesign.backend.kernels.bfloat16 import ELEMENT_BYTES, store_rounded
 from codesign.backend.kernels.geometry import ConvolutionShape
-from codesign.backend.kernels.vectors import spans
+from codesign.backend.kernels.vectors import each_vector
 
 Expression = Any
 """A TIR expression, or a number."""
@@ -83,10 +83,8 @@ def padded(shape: ConvolutionShape, rows: int, x: Buffer, fill: Expression, top:
     copy = build.sblock_alloc_buffer((height * width * channels,), "uint8")
 
     def move(source: Expression, place: Expression, size: int) -> None:
-        for span in spans(size):
-            with build.serial(0, span.count) as number, build.vectorized(0, span.lanes) as lane:
-                byte = span.first + number * span.lanes + lane
-                build.buffer_store(copy, x[0, source, 0, byte], [place + byte])
+        for byte in each_vector(size):
+            build.buffer_store(copy, x[0, source, 0, byte], [place + byte])
 
     _copy_rows(shape, (height, width), copy, fill, top, move)
     return copy
@@ -161,6 +159,5 @@ def _copy_rows(
 
 
 def _fill(copy: Buffer, value: Expression, start: Expression, size: int) -> None:
-    for span in spans(size):
-        with build.serial(0, span.count) as number, build.vectorized(0, span.lanes) as lane:
-            build.buffer_store(copy, value, [start + span.first + number * span.lanes + lane])
+    for byte in each_vector(size):
+        build.buffer_store(copy, value, [start + byte])

@@ -11,7 +11,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as build
 
 from codesign.backend.kernels.epilogue import clamped, to_uint8, to_uint8_saturated
-from codesign.backend.kernels.vectors import spans
+from codesign.backend.kernels.vectors import each_vector
 
 BYTES_AT_ONCE = 64
 """LLVM narrows 16 numbers to bytes one by one, which takes ten times as long as 32 and more neighbours."""
@@ -94,6 +94,18 @@ def add_quantized(size: int) -> tirx.PrimFunc:
     return _vectorized(size, [("a", size, "uint8"), ("b", size, "uint8"), ("factors", 5, "float32")], "uint8", value)
 
 
+def copy_bytes(size: int) -> tirx.PrimFunc:
+    """Kernel `(x [n], out [n])` of bytes.
+
+    Args:
+        size: n.
+
+    Returns:
+        The scheduled function.
+    """
+    return _vectorized(size, [("x", size, "uint8")], "uint8", lambda i, x: x[i])
+
+
 def _vectorized(
     size: int, arguments: Sequence[tuple[str, int, str]], result: str, value: Callable[..., tirx.Expr]
 ) -> tirx.PrimFunc:
@@ -106,8 +118,6 @@ def _vectorized(
         with build.sblock("root"):
             build.reads([])
             build.writes([])
-            for span in spans(size, BYTES_AT_ONCE):
-                with build.serial(0, span.count) as number, build.vectorized(0, span.lanes) as lane:
-                    place = span.first + number * span.lanes + lane
-                    build.buffer_store(out, value(place, *buffers), [place])
+            for place in each_vector(size, BYTES_AT_ONCE):
+                build.buffer_store(out, value(place, *buffers), [place])
     return builder.get()

@@ -14,7 +14,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as build
 
 from codesign.backend.kernels.packing import LANES
-from codesign.backend.kernels.vectors import LINE_BYTES, spans
+from codesign.backend.kernels.vectors import LINE_BYTES, each_vector
 
 Expression = Any
 """A TIR expression."""
@@ -123,18 +123,14 @@ class _Move:
             for axis, position in enumerate((row, column))
         ]
         self._fill(row, column, 0, first)
-        for span in spans(size, self.lanes if window.step[2] == 1 else 1):
-            with build.serial(0, span.count) as number, build.vectorized(0, span.lanes) as lane:
-                channel = span.first + number * span.lanes + lane
-                value = self.x[0, place[0], place[1], channel * window.step[2] + window.start[2]]
-                build.buffer_store(self.out, value, [0, row, column, first + channel])
+        for channel in each_vector(size, self.lanes if window.step[2] == 1 else 1):
+            value = self.x[0, place[0], place[1], channel * window.step[2] + window.start[2]]
+            build.buffer_store(self.out, value, [0, row, column, first + channel])
         self._fill(row, column, first + size, self.target[2] - first - size)
 
     def _fill(self, row: Expression, column: Expression, first: int, size: int) -> None:
-        for span in spans(size, self.lanes):
-            with build.serial(0, span.count) as number, build.vectorized(0, span.lanes) as lane:
-                channel = first + span.first + number * span.lanes + lane
-                build.buffer_store(self.out, self.fill[0], [0, row, column, channel])
+        for channel in each_vector(size, self.lanes):
+            build.buffer_store(self.out, self.fill[0], [0, row, column, first + channel])
 
 
 def to_pixels(channels: int, height: int, width: int, stored: int, dtype: str) -> tirx.PrimFunc:

@@ -17,6 +17,7 @@ from codesign.backend.kernels.geometry import MINIMUM_PARALLEL_MACS
 from codesign.backend.kernels.instruction_set import InstructionSet
 from codesign.backend.kernels.packing import INNER, LANES, PLANES
 from codesign.backend.kernels.parameters import PackedMatrixVectorTiling
+from codesign.backend.kernels.vnni import with_dot_products
 
 STEP = LANES * INNER
 BLOCKS = 6
@@ -161,9 +162,7 @@ def _sum(x: Buffer, weight: Buffer, first: Expression, blocks: int, bits: int, s
             inputs = tirx.reinterpret("uint8x64", tirx.Broadcast(tirx.reinterpret("int32", four), LANES))
             for block in range(blocks):
                 factors = tirx.reinterpret("int8x64", _weights(weight, first + block, number, step, bits, steps))
-                total = tirx.call_llvm_pure_intrin(
-                    "int32x16", "llvm.x86.avx512.vpdpbusd.512", sums.vload([block, 0], "int32x16"), inputs, factors
-                )
+                total = with_dot_products(sums.vload([block, 0], "int32x16"), inputs, factors)
                 build.buffer_store(sums, total, [block, vector])
 
     whole, left = divmod(int(x.shape[3]) // INNER, steps)

@@ -13,7 +13,7 @@ from tvm.tirx.script.builder import ir as build
 from codesign.backend.kernels.epilogue import clamped, to_uint8
 from codesign.backend.kernels.geometry import ConvolutionShape
 from codesign.backend.kernels.schedule import padded_input, vectorize_copy
-from codesign.backend.kernels.vectors import LINE_BYTES, spans
+from codesign.backend.kernels.vectors import LINE_BYTES, each_vector
 from codesign.backend.kernels.window_parts import Part, window_parts
 
 Expression = Any
@@ -148,11 +148,9 @@ def _row_part(
     pixels, run = (1, columns.count) if shape.stride[1] == 1 else (columns.count, 1)
     with build.serial(0, pixels) as pixel:
         column = columns.first + pixel
-        for span in spans(run * shape.in_channels, widest):
-            with build.serial(0, span.count) as number, build.vectorized(0, span.lanes) as lane:
-                element = span.first + number * span.lanes + lane  # counts on into the pixels that follow
-                taps = _taps(x, shape, (row, column), (row_taps, columns.taps), element)
-                build.buffer_store(out, value(taps), [0, row, column, element])
+        for element in each_vector(run * shape.in_channels, widest):  # counts on into the pixels that follow
+            taps = _taps(x, shape, (row, column), (row_taps, columns.taps), element)
+            build.buffer_store(out, value(taps), [0, row, column, element])
 
 
 def _taps(

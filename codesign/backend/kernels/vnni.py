@@ -47,7 +47,7 @@ def _dot_described(a: Buffer, b: Buffer, c: Buffer) -> None:
 
 def _dot_by_vnni(a: Buffer, b: Buffer, c: Buffer) -> None:
     four = tirx.reinterpret("int32", a.vload([0], "uint8x4"))
-    _accumulate(tirx.reinterpret("uint8x64", tirx.Broadcast(four, LANES)), b.vload([0, 0], "int8x64"), c)
+    _accumulate(c, tirx.reinterpret("uint8x64", tirx.Broadcast(four, LANES)), b.vload([0, 0], "int8x64"))
 
 
 def _scale_described(a: Buffer, b: Buffer, c: Buffer) -> None:
@@ -58,14 +58,26 @@ def _scale_described(a: Buffer, b: Buffer, c: Buffer) -> None:
 
 def _scale_by_vnni(a: Buffer, b: Buffer, c: Buffer) -> None:
     inputs, factors = a.vload([0], "uint8x16").astype("int32x16"), b.vload([0, 0], "int8x16").astype("int32x16")
-    _accumulate(tirx.reinterpret("uint8x64", inputs), tirx.reinterpret("int8x64", factors), c)
+    _accumulate(c, tirx.reinterpret("uint8x64", inputs), tirx.reinterpret("int8x64", factors))
 
 
-def _accumulate(inputs: Expression, factors: Expression, sums: Buffer) -> None:
-    total = tirx.call_llvm_pure_intrin(
-        "int32x16", "llvm.x86.avx512.vpdpbusd.512", sums.vload([0], "int32x16"), inputs, factors
-    )
+def _accumulate(sums: Buffer, inputs: Expression, factors: Expression) -> None:
+    total = with_dot_products(sums.vload([0], "int32x16"), inputs, factors)
     build.buffer_store(sums, total, [tirx.Ramp(0, 1, LANES)])
+
+
+def with_dot_products(sums: Expression, inputs: Expression, factors: Expression) -> Expression:
+    """The instruction: each sum with four products more.
+
+    Args:
+        sums: `int32x16`.
+        inputs: `uint8x64`.
+        factors: `int8x64`.
+
+    Returns:
+        `int32x16`.
+    """
+    return tirx.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.vpdpbusd.512", sums, inputs, factors)
 
 
 TensorIntrin.register(SCALE_16, _function(LANES, 1, _scale_described), _function(LANES, 1, _scale_by_vnni))
