@@ -1,142 +1,19 @@
 """Every operator equals onnxruntime's, run natively on a batch and mapped over its samples."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from codesign.errors import UnsupportedOperatorError
-from codesign.ir import batching
 from codesign.ir.onnx_to_torch import SUPPORTED_OPERATORS, TorchGraph
 from codesign.ir.operators import unsupported_operators
-
-Array = NDArray[Any]
-SAMPLES = 3
-onnxruntime.set_default_logger_severity(3)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One node `op(x, *constants)`, between other nodes that bring its input and output to float32."""
-
-    op: str
-    shape: tuple[int, ...]
-    constants: Sequence[Array | np.generic | None] = ()
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    opset: int = 21
-    before: str | None = None
-    outputs: int = 1
-    positive: bool = False
-
-    def __str__(self) -> str:
-        shown = ",".join(f"{k}={v}" for k, v in self.attributes.items())
-        return f"{self.op}-{list(self.shape)}-{shown}-{self.opset}"
-
-
-def _model(case: Case) -> onnx.ModelProto:
-    initializers = [
-        numpy_helper.from_array(np.asarray(c), f"c{i}") for i, c in enumerate(case.constants) if c is not None
-    ]
-    operands = ["" if c is None else f"c{i}" for i, c in enumerate(case.constants)]
-    nodes = []
-    source = "x"
-    if case.before == "bool":
-        initializers.append(numpy_helper.from_array(np.zeros((), np.float32), "zero"))
-        nodes.append(helper.make_node("Greater", ["x", "zero"], ["converted"]))
-    elif case.before is not None:
-        nodes.append(helper.make_node("Cast", ["x"], ["converted"], to=getattr(TensorProto, case.before)))
-    source = "converted" if case.before else "x"
-    results = [f"r{i}" for i in range(case.outputs)]
-    inputs = [] if case.op in {"Constant", "Range", "ConstantOfShape"} else [source]
-    nodes.append(helper.make_node(case.op, [*inputs, *operands], results, name="subject", **case.attributes))
-    nodes += [helper.make_node("Cast", [r], [f"f{r}"], to=TensorProto.FLOAT) for r in results]
-    outputs = [f"f{r}" for r in results]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, case.shape)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-        initializers,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", case.opset)], ir_version=10)
-
-
-def _inputs(case: Case) -> NDArray[np.float32]:
-    generator = np.random.default_rng(7)
-    values = generator.standard_normal((SAMPLES, *case.shape)) * 2
-    if case.before is not None and case.before != "bool":
-        values = np.round(values * 2)
-        values[values == 0] = 3
-    return (np.abs(values) + 0.1 if case.positive else values).astype(np.float32)
-
-
-def _expected(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> list[list[Array]]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [[np.asarray(r) for r in session.run(None, {"x": sample})] for sample in inputs]
-
-
-def _stacked(x: torch.Tensor) -> dict[str, batching.Value]:
-    return {"x": batching.Value(x, batching.Layout.STACKED)}
-
-
-def _got(model: onnx.ModelProto, inputs: NDArray[np.float32], merge: bool) -> list[list[Array]]:
-    """Results of each sample, by a run on all samples at once."""
-    results: list[list[Array]] = [[] for _ in inputs]
-    x = torch.from_numpy(inputs)
-    for output in list(model.graph.output):
-        single = onnx.ModelProto()
-        single.CopyFrom(model)
-        del single.graph.output[:]
-        single.graph.output.append(output)
-        graph = TorchGraph(ir.from_proto(single))
-        if not merge:  # hold the input as one that does not begin with a batch of one, which TorchGraph never does
-            setattr(graph, "_initial", _stacked)  # noqa: B010 # mypy refuses a plain assignment to a method
-        steps = graph.evaluate(x[:, 0] if merge else x)
-        value = next(values[0] for node, values in steps if node.outputs[0].name == output.name)
-        for i, kept in enumerate(results):
-            constant = value.layout is batching.Layout.CONSTANT
-            kept.append((value.data if constant else value.data[i]).reshape(value.sample_shape).numpy())
-    return results
-
-
-def check(case: Case, tolerance: float = 1e-5) -> None:
-    """Compares a case with onnxruntime, sample by sample."""
-    model, inputs = _model(case), _inputs(case)
-    expected = _expected(model, inputs)
-    ways = [_got(model, inputs, merge) for merge in ([True, False] if case.shape and case.shape[0] == 1 else [False])]
-    for got in ways:
-        for mine, theirs in zip(got, expected, strict=True):
-            for a, b in zip(mine, theirs, strict=True):
-                assert a.shape == b.shape
-                np.testing.assert_allclose(
-                    a, b, rtol=tolerance, atol=tolerance * max(1.0, float(np.abs(b).max(initial=0)))
-                )
-
-
-def f32(*values: float) -> Array:
-    return np.array(values, np.float32)
-
-
-def i64(*values: int) -> Array:
-    return np.array(values, np.int64)
-
-
-def draw(*shape: int, low: float | None = None) -> Array:
-    values = np.random.default_rng(sum(shape)).standard_normal(shape)
-    return (values if low is None else np.abs(values) + low).astype(np.float32)
-
+from codesign.testing.operator_cases import Case, check, draw, f32, i64, model_of
 
 UNARY = [
     *(Case(op, (1, 3, 4)) for op in ("Abs", "Ceil", "Erf", "Exp", "Floor", "HardSwish", "Identity", "Mish", "Neg")),
@@ -158,6 +35,8 @@ UNARY = [
     Case("Cast", (1, 9), attributes={"to": TensorProto.BOOL}),
     Case("CastLike", (1, 9), [np.int64(1)]),
 ]
+
+
 BROADCASTING = [
     *(
         Case(op, (1, 3, 4), [draw(*shape)])
@@ -177,6 +56,8 @@ BROADCASTING = [
     Case("Where", (1, 4), [draw(2, 4), draw(1)], before="bool"),
     Case("PRelu", (1, 3, 2), [draw(3, 1)]),
 ]
+
+
 LINEAR = [
     Case("Gemm", (1, 3), [draw(3, 5), draw(5)]),
     Case("Gemm", (2, 3), [draw(5, 3), draw(2, 5)], {"transB": 1, "alpha": 0.5, "beta": 2.0}),
@@ -194,6 +75,8 @@ LINEAR = [
     Case("Attention", (1, 2, 5, 4), [draw(1, 2, 5, 4), draw(1, 2, 5, 4), draw(5, 5)], opset=23),
     Case("Attention", (1, 5, 8), [draw(1, 6, 4), draw(1, 6, 4)], {"q_num_heads": 4, "kv_num_heads": 2}, opset=23),
 ]
+
+
 NORMALIZATION = [
     *(Case("Softmax", (1, 3, 4), attributes={"axis": axis}) for axis in (0, 1, -1)),
     Case("Softmax", (2, 3)),
@@ -218,6 +101,8 @@ NORMALIZATION = [
     Case("ReduceMean", (1, 3, 4), attributes={"axes": [1], "keepdims": 0}, opset=13),
     Case("ReduceMax", (1, 3, 4), attributes={"axes": [-1]}, opset=13),
 ]
+
+
 SHAPE = [
     Case("Reshape", (1, 6), [i64(2, 3)]),
     Case("Reshape", (1, 6), [i64(0, -1, 2)]),
@@ -265,6 +150,8 @@ SHAPE = [
     Case("ConstantOfShape", (1,), [i64(2)], {"value": numpy_helper.from_array(i64(7))}),
     Case("Range", (1,), [np.int64(9), np.int64(0), np.int64(-2)]),
 ]
+
+
 POOLING = [
     Case("GlobalAveragePool", (1, 3, 4, 5)),
     Case("GlobalMaxPool", (1, 3, 4)),
@@ -340,77 +227,9 @@ def test_pooling(case: Case) -> None:
     check(case)
 
 
-KINDS = {
-    "INT8": (TensorProto.INT8, np.int8, -128, 127),
-    "UINT8": (TensorProto.UINT8, np.uint8, 0, 255),
-    "INT4": (TensorProto.INT4, None, -8, 7),
-    "UINT4": (TensorProto.UINT4, None, 0, 15),
-}
-
-
-@pytest.mark.parametrize("axis", [None, 0, 1, -1])
-@pytest.mark.parametrize("kind", list(KINDS))
-@pytest.mark.parametrize("shape", [(1, 3, 4), (4, 3, 4)])
-def test_quantization_there_and_back(kind: str, axis: int | None, shape: tuple[int, ...]) -> None:
-    code, _, low, high = KINDS[kind]
-    count = 1 if axis is None else shape[axis]
-    generator = np.random.default_rng(3)
-    scale = np.full((), 0.25, np.float32) if axis is None else generator.uniform(0.1, 0.9, count).astype(np.float32)
-    points = generator.integers(low, high, count)
-    dims = [] if axis is None else [count]
-    zero_point = helper.make_tensor("zero_point", code, dims, points.tolist())
-    attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
-    graph = helper.make_graph(
-        [
-            helper.make_node("QuantizeLinear", ["x", "scale", "zero_point"], ["q"], name="q", **attributes),
-            helper.make_node("DequantizeLinear", ["q", "scale", "zero_point"], ["y"], name="dq", **attributes),
-        ],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(scale, "scale"), zero_point],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    # ties included: a quarter of the values lie half way between two levels
-    inputs = generator.standard_normal((SAMPLES, *shape)).astype(np.float32) * 3
-    inputs[..., 0] = np.round(inputs[..., 0]) * 0.25 + 0.125
-    expected = _expected(model, inputs)
-    for merge in [True, False] if shape[0] == 1 else [False]:
-        for mine, theirs in zip(_got(model, inputs, merge), expected, strict=True):
-            np.testing.assert_allclose(mine[0], theirs[0], rtol=1e-6, atol=0)
-
-
-def test_half_way_values_go_to_the_even_level() -> None:
-    case = Case("QuantizeLinear", (1, 6), [np.float32(1), np.int8(0)])
-    model = _model(case)
-    x = np.tile(f32(0.5, 1.5, 2.5, -0.5, -1.5, 1000.0), (SAMPLES, 1, 1)).astype(np.float32)
-    assert _got(model, x, merge=True)[0][0].tolist() == [[0, 2, 2, 0, -2, 127]]
-
-
-def test_dequantization_of_int32_biases() -> None:
-    case = Case("DequantizeLinear", (1, 3), [f32(0.5, 0.25, 2)], {"axis": 1}, before="INT32")
-    check(case)
-
-
-@pytest.mark.parametrize("bits", ["INT2", "INT4"])
-def test_narrow_integer_weights(bits: str) -> None:
-    values = np.array([[1, -2], [0, 1]])
-    tensor = ir.Tensor(values.astype(ir.DataType[bits].numpy()), dtype=ir.DataType[bits], name="w")
-    weight = ir.Value(name="w", const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape((2, 2)))
-    scale = ir.Value(name="s", const_value=ir.tensor(f32(0.5, 2.0), name="s"))
-    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape((1, 2)))
-    dequantized = ir.node("DequantizeLinear", [weight, scale], {"axis": 1}, name="dq")
-    product = ir.node("MatMul", [x, dequantized.outputs[0]], name="mm")
-    dequantized.outputs[0].name, product.outputs[0].name = "wf", "y"
-    nodes = [dequantized, product]
-    graph = ir.Graph([x], product.outputs, nodes=nodes, initializers=[weight, scale], opset_imports={"": 25})
-    got = TorchGraph(ir.Model(graph, ir_version=13)).run(torch.eye(2))
-    assert got.tolist() == [[0.5, -4.0], [0.0, 2.0]]
-
-
 def test_unsupported_operators_are_all_named() -> None:
     case = Case("BatchNormalization", (1, 3), [draw(3), draw(3), draw(3), draw(3)], {"training_mode": 1})
-    model = _model(case)
+    model = model_of(case)
     model.graph.node.insert(1, helper.make_node("NonZero", ["x"], ["n"]))
     model.graph.node.insert(1, helper.make_node("FusedConv", ["x"], ["m"], domain="com.microsoft"))
     graph = ir.from_proto(model)
@@ -427,7 +246,7 @@ def test_unsupported_operators_are_all_named() -> None:
 
 def test_shapes_that_depend_on_data_are_refused() -> None:
     case = Case("Expand", (1, 2), [i64(3, 2)])
-    model = _model(case)
+    model = model_of(case)
     model.graph.node.insert(0, helper.make_node("Cast", ["x"], ["size"], to=TensorProto.INT64))
     model.graph.node.insert(1, helper.make_node("Squeeze", ["size"], ["flat"]))
     model.graph.node[2].input[1] = "flat"
